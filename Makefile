@@ -1,0 +1,54 @@
+# Every target sets up what it needs in .venv/ first; a second call starts at once.
+PYTHON ?= python3
+PORT ?= 7860
+DATA ?= data
+BIN := .venv/bin
+
+RUN := .venv/.ready-run
+DEV := .venv/.ready-dev
+
+.PHONY: setup demo train test test-slow check format lock clean
+
+setup: $(RUN)
+
+$(RUN): requirements/run.lock
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(DEV): requirements/dev.lock $(RUN)
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+	touch $@
+
+demo: $(RUN)  ## the page, with the shipped version
+	$(BIN)/python demo.py --port $(PORT)
+
+train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
+	$(BIN)/cifar-lit fit --config configs/default.yaml --data.root $(DATA) --data.download true
+
+test: $(DEV)
+	$(BIN)/pytest -m "not slow"
+
+test-slow: $(DEV)
+	$(BIN)/pytest -m slow
+
+check: $(DEV)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow"
+
+format: $(DEV)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock:  ## needs uv
+	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
+		--no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/dev.lock
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra serve -c requirements/dev.lock \
+		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/run.lock
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,60 @@
+"""`cifar-lit`: Lightning's verbs and ours. Each command lives where its work is done; this module only finds it.
+
+Commands are imported when they are called for: `versions list` need not wait for torch.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+
+from cifar_lit import __version__
+from cifar_lit.errors import CifarLitError
+
+_COMMANDS = {
+    "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
+    "validate": ("cifar_lit.commands.evaluate", "measure a version on the validation images"),
+    "test": ("cifar_lit.commands.evaluate", "measure a version on the test images"),
+    "predict": ("cifar_lit.commands.predict", "classify image files and folders"),
+    "versions": ("cifar_lit.commands.versions", "list, show, promote, roll back and verify versions"),
+    "serve": ("cifar_lit.commands.serve", "serve the page from the champion"),
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        args: command line without the program's name; the process's own if absent.
+
+    Returns:
+        Exit status: 0 done, 1 done but something is not as it should be, 2 wrong input, 130 ended by Ctrl-C.
+    """
+    args = sys.argv[1:] if args is None else args
+    command = _parser().parse_args(args[:1]).command
+    module = importlib.import_module(_COMMANDS[command][0])
+    try:
+        return module.run(list(args))  # type: ignore[no-any-return]
+    except CifarLitError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    listing = "\n".join(f"  {name:10}{about}" for name, (_, about) in _COMMANDS.items())
+    parser = argparse.ArgumentParser(
+        prog="cifar-lit",
+        description=f"CIFAR-10 classification as a whole life cycle.\n\ncommands:\n{listing}",
+        epilog="`cifar-lit COMMAND --help` shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"cifar-lit {__version__}")
+    parser.add_argument("command", choices=list(_COMMANDS), metavar="COMMAND")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,34 @@
+"""Options that several commands share."""
+
+import argparse
+import json
+from typing import Any
+
+from cifar_lit.registry.registry import LATEST, Registry
+
+
+def add_registry(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--registry",
+        metavar="DIR",
+        help="folder of the versions (default: the environment's CIFAR_LIT_REGISTRY, else checkpoints)",
+    )
+
+
+def add_from(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--from",
+        dest="reference",
+        metavar="VERSION",
+        default=LATEST,
+        help=f"a version's id, or {LATEST!r} for the champion (default)",
+    )
+
+
+def registry_of(namespace: argparse.Namespace) -> Registry:
+    return Registry(namespace.registry)
+
+
+def print_json(value: Any) -> None:
+    """The one thing on standard output when a command is called with --json."""
+    print(json.dumps(value, indent=2))

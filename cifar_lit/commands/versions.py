@@ -1,0 +1,133 @@
+"""`cifar-lit versions list|show|promote|rollback|verify`."""
+
+import argparse
+from dataclasses import asdict
+from typing import Any
+
+from cifar_lit.commands.options import add_registry, print_json, registry_of
+from cifar_lit.errors import RegistryError
+from cifar_lit.registry.registry import Registry, Version
+
+
+def run(args: list[str]) -> int:
+    namespace = _parser().parse_args(args[1:])
+    status: int = namespace.action(registry_of(namespace), namespace)
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    add_registry(common)
+    common.add_argument("--json", action="store_true", help="print one JSON object")
+    reason = argparse.ArgumentParser(add_help=False)
+    reason.add_argument("--reason", default="by hand", help="kept in the history (default: %(default)s)")
+    parser = argparse.ArgumentParser(prog="cifar-lit versions", description="The registry of versions.")
+    actions = parser.add_subparsers(required=True, metavar="ACTION")
+
+    def add(name: str, action: Any, about: str, *parents: argparse.ArgumentParser) -> argparse.ArgumentParser:
+        sub = actions.add_parser(name, help=about, description=about, parents=[common, *parents])
+        sub.set_defaults(action=action)
+        return sub
+
+    add("list", _list, "all versions, oldest first")
+    add("show", _show, "all that is known of a version").add_argument("version", help="an id, or 'latest'")
+    add("promote", _promote, "make a version the champion", reason).add_argument("version", help="an id")
+    add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
+    add("verify", _verify, "check every file of every version against its hash")
+    return parser
+
+
+def _list(registry: Registry, namespace: argparse.Namespace) -> int:
+    versions = registry.versions()
+    champion_id = _champion_id(registry)
+    if namespace.json:
+        print_json([_summary(version, champion_id) for version in versions])
+        return 0
+    if not versions:
+        print(f"No version in {registry} yet. `cifar-lit fit` makes one.")
+        return 0
+    print(f"  {'id':6}  {'parent':6}  {'standing':9}  {'val/acc':>7}  {'test/acc':>8}  {'network':14}  created (UTC)")
+    for version in versions:
+        about = version.manifest
+        val, test = (_figure(about.metrics.get(name)) for name in ("val/acc", "test/acc"))
+        mark = "*" if version.id == champion_id else " "
+        print(
+            f"{mark} {version.id:6}  {about.parent or '-':6}  {about.standing:9}  {val:>7}  {test:>8}  "
+            f"{about.network['name']:14}  {about.created_at[:19].replace('T', ' ')}"
+        )
+    print("* is the champion: the version that is served.")
+    return 0
+
+
+def _show(registry: Registry, namespace: argparse.Namespace) -> int:
+    version = registry.resolve(namespace.version)
+    champion_id = _champion_id(registry)
+    if namespace.json:
+        print_json(asdict(version.manifest) | {"champion": version.id == champion_id})
+        return 0
+    about = version.manifest
+    role = " (champion)" if version.id == champion_id else ""
+    print(f"{version.id}{role}: {about.standing}, {about.reason}")
+    print(f"created   {about.created_at}, from {about.parent or 'scratch'}, seed {about.seed}")
+    print(f"network   {about.network['name']} {about.network['args']}")
+    train = about.data["train"]
+    print(f"data      {about.data['source']}: {train['count']:,} images, sha256 {train['sha256'][:16]}")
+    print(f"training  {', '.join(f'{name} {value}' for name, value in about.training.items())}")
+    print(f"metrics   {', '.join(f'{name} {value:.4f}' for name, value in about.metrics.items())}")
+    print(f"code      {', '.join(f'{name} {value}' for name, value in about.code.items())}")
+    print(f"files     {version.path}: {', '.join(about.files)}\n")
+    print(version.read("report/report.txt").decode(), end="")
+    return 0
+
+
+def _promote(registry: Registry, namespace: argparse.Namespace) -> int:
+    return _tell(registry, registry.promote(namespace.version, namespace.reason), namespace.json)
+
+
+def _rollback(registry: Registry, namespace: argparse.Namespace) -> int:
+    return _tell(registry, registry.rollback(namespace.reason), namespace.json)
+
+
+def _verify(registry: Registry, namespace: argparse.Namespace) -> int:
+    problems = registry.verify()
+    if namespace.json:
+        print_json(problems)
+    else:
+        for version_id, problem in problems.items():
+            print(f"{version_id}  {problem or 'whole'}")
+    return 1 if any(problems.values()) else 0
+
+
+def _tell(registry: Registry, champion: Version, as_json: bool) -> int:
+    if as_json:
+        print_json(_summary(champion, champion.id))
+    else:
+        print(f"{champion.id} is the champion of {registry} now.")
+    return 0
+
+
+def _summary(version: Version, champion_id: str | None) -> dict[str, Any]:
+    about = version.manifest
+    return {
+        "id": version.id,
+        "parent": about.parent,
+        "standing": about.standing,
+        "champion": version.id == champion_id,
+        "metrics": about.metrics,
+        "created_at": about.created_at,
+        "network": about.network["name"],
+        "reason": about.reason,
+    }
+
+
+def _champion_id(registry: Registry) -> str | None:
+    """A listing is most needed when something is broken, so it goes on without a champion then."""
+    try:
+        champion = registry.champion()
+    except RegistryError:
+        return None
+    return champion.id if champion else None
+
+
+def _figure(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4f}"

@@ -1,0 +1,114 @@
+"""Random augmentation of a batch on the device it lives on, drawn per image.
+
+Shapes: B batch, N images in the set, H = W = 32, C = 3 channels. Beyond its edge an image goes on as
+its own mirror image.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.functional import affine_grid, grid_sample
+
+from cifar_lit.cifar10 import IMAGE_SIZE
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training images are varied. Each image draws its own variation.
+
+    Attributes:
+        flip: mirror left to right with probability 1/2.
+        shift: move by up to this many whole pixels, each direction on its own.
+        rotation: turn by up to this many degrees, either way.
+        zoom: scale by up to this share, in or out (0.1 is 10 %).
+        cutout: blank a square of this many pixels a side with grey, at a random place; 0 for none.
+    """
+
+    flip: bool = False
+    shift: int = 0
+    rotation: float = 0.0
+    zoom: float = 0.0
+    cutout: int = 0
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.shift <= IMAGE_SIZE and 0 <= self.cutout <= IMAGE_SIZE):
+            raise ValueError(f"shift is {self.shift} and cutout {self.cutout}, expected 0..{IMAGE_SIZE} pixels")
+        if not (0 <= self.rotation <= 180 and 0 <= self.zoom < 1):
+            raise ValueError(
+                f"rotation is {self.rotation} and zoom {self.zoom}, expected 0..180 degrees and 0 <= zoom < 1"
+            )
+
+    def sample(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Takes the rows `indices` of `images` and varies them.
+
+        Args:
+            images: uint8 (N, H, W, C).
+            indices: int64 (B,), on the same device.
+            generator: source of all random choices, on the same device.
+
+        Returns:
+            (B, C, H, W) in channels-last memory, 0..255: uint8 if only whole pixels moved, float32 if they were
+            interpolated.
+        """
+        batch = self._warped(images, indices, generator) if self.rotation or self.zoom else None
+        if batch is None:
+            batch = self._moved(images, indices, generator)
+        if self.cutout:
+            batch = self._cut(batch, generator)
+        return batch
+
+    def _flipped(self, num: int, generator: torch.Generator) -> Tensor:
+        """bool (B,): which images are mirrored."""
+        if not self.flip:
+            return torch.zeros(num, dtype=torch.bool, device=generator.device)
+        return torch.rand(num, generator=generator, device=generator.device) < 0.5
+
+    def _shifts(self, num: int, generator: torch.Generator) -> Tensor:
+        """int64 (2, B): rows and columns that each image moves by."""
+        if not self.shift:
+            return torch.zeros(2, num, dtype=torch.int64, device=generator.device)
+        return torch.randint(-self.shift, self.shift + 1, (2, num), generator=generator, device=generator.device)
+
+    def _moved(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip and shift as one gather from the whole set: no batch is copied first."""
+        if not (self.flip or self.shift):
+            return images[indices].permute(0, 3, 1, 2)
+        flipped = self._flipped(len(indices), generator)
+        shift_rows, shift_columns = self._shifts(len(indices), generator)
+        places = torch.arange(IMAGE_SIZE, device=indices.device)
+        rows = _mirrored(places - shift_rows[:, None])
+        columns = _mirrored(torch.where(flipped[:, None], IMAGE_SIZE - 1 - places, places) - shift_columns[:, None])
+        return images[indices[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+    def _warped(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:
+        """Flip, shift, rotation and zoom as one bilinear sampling, so that pixels are interpolated once."""
+        num, device = len(indices), indices.device
+        flipped = self._flipped(num, generator)
+        shifts = self._shifts(num, generator)
+        angle, scale = 2 * torch.rand(2, num, generator=generator, device=device) - 1
+        angle, scale = angle * math.radians(self.rotation), 1 + scale * self.zoom
+        mirror = torch.where(flipped, -1.0, 1.0)
+        cos, sin = angle.cos() * scale, angle.sin() * scale
+        offset_rows, offset_columns = shifts * (-2 / IMAGE_SIZE)
+        # Rows of each matrix: where on the source (x, then y, both -1..1) a target place takes its colour from.
+        matrix = torch.stack([mirror * cos, -mirror * sin, offset_columns, sin, cos, offset_rows]).T.reshape(num, 2, 3)
+        batch = images[indices].permute(0, 3, 1, 2).to(torch.float32)
+        grid = affine_grid(matrix, list(batch.shape), align_corners=False)
+        batch = grid_sample(batch, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        return batch.contiguous(memory_format=torch.channels_last)
+
+    def _cut(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        num, device = len(batch), batch.device
+        top, left = torch.randint(0, IMAGE_SIZE - self.cutout + 1, (2, num, 1), generator=generator, device=device)
+        places = torch.arange(IMAGE_SIZE, device=device)
+        in_rows = (places >= top) & (places < top + self.cutout)
+        in_columns = (places >= left) & (places < left + self.cutout)
+        return batch.masked_fill_(in_rows[:, None, :, None] & in_columns[:, None, None, :], 128)
+
+
+def _mirrored(places: Tensor) -> Tensor:
+    """Places up to one image width outside 0..31, folded back at the edges: -1 becomes 0, 32 becomes 31."""
+    places = torch.where(places < 0, -1 - places, places)
+    return torch.where(places >= IMAGE_SIZE, 2 * IMAGE_SIZE - 1 - places, places)

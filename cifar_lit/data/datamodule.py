@@ -1,0 +1,114 @@
+"""CIFAR-10 for a Lightning Trainer."""
+
+import os
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from cifar_lit.data.augment import Augmentation
+from cifar_lit.data.image_set import ImageSet, stratified_split
+from cifar_lit.data.loader import DeviceLoader
+from cifar_lit.data.sources import Source, Split, download_if_absent, read_split, resolve_root
+from cifar_lit.errors import DataError
+from cifar_lit.seeding import global_seed
+
+
+class CIFAR10DataModule(pl.LightningDataModule):
+    """CIFAR-10 as uint8 tensors on the training device.
+
+    Args:
+        root: folder with the official files (`cifar-10-batches-py/` or `cifar-10-python.tar.gz`) or with an image
+            folder `{train,test}/<class>/*`. Default: the environment's CIFAR_LIT_DATA, else `data`.
+        source: "auto" reads what lies under root, "official" and "folder" insist on one kind, "synthetic" draws a
+            learnable ten-class set and needs no files.
+        download: fetch the official archive into root if root holds no data set.
+        mirror: address of the archive, or of the folder it lies in, to download from instead of the official host.
+        batch_size: training images a step on each device.
+        eval_batch_size: images a step in validation and test.
+        val_fraction: share of each class of the training set that is held out for validation.
+        split_seed: decides which images those are. Keep it: versions can only be compared on images neither has seen.
+        augment: how training images are varied.
+        num_synthetic: images in each split of the synthetic source.
+    """
+
+    def __init__(
+        self,
+        root: str | os.PathLike[str] | None = None,
+        source: Source = "auto",
+        download: bool = False,
+        mirror: str | None = None,
+        batch_size: int = 64,
+        eval_batch_size: int = 500,
+        val_fraction: float = 0.2,
+        split_seed: int = 0,
+        augment: Augmentation = Augmentation(),  # noqa: B008 (frozen)
+        num_synthetic: int = 5_000,
+    ) -> None:
+        super().__init__()
+        if not 0 < val_fraction < 1:
+            raise ValueError(f"val_fraction is {val_fraction}, expected 0 < val_fraction < 1")
+        if min(batch_size, eval_batch_size, num_synthetic) < 1:
+            raise ValueError("batch_size, eval_batch_size and num_synthetic must be 1 or more")
+        self.root = resolve_root(root)
+        self.source = source
+        self.download = download
+        self.mirror = mirror
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_fraction = val_fraction
+        self.split_seed = split_seed
+        self.augment = augment
+        self.num_synthetic = num_synthetic
+        self._splits: dict[Split, ImageSet] = {}
+
+    def prepare_data(self) -> None:
+        """Downloads the official archive if that was asked for and nothing is there."""
+        if self.download and self.source in ("auto", "official"):
+            download_if_absent(self.root, self.mirror)
+
+    def split(self, name: Split) -> ImageSet:
+        """The whole "train" or "test" split on the CPU, read at its first use."""
+        if name not in self._splits:
+            self._splits[name] = read_split(name, self.root, self.source, num_synthetic=self.num_synthetic)
+        return self._splits[name]
+
+    def setup(self, stage: str) -> None:
+        """Reads what the stage needs; before `fit` the test split too, so that its damage is known before training."""
+        if stage in ("fit", "validate"):
+            data = self.split("train")
+            rows, val_rows = stratified_split(data.labels, self.val_fraction, self.split_seed)
+            if not (len(rows) and len(val_rows)):
+                raise DataError(
+                    f"val_fraction {self.val_fraction} of {len(data)} images leaves {len(rows)} for training and "
+                    f"{len(val_rows)} for validation, which decides what is kept. Change --data.val_fraction."
+                )
+            self.train_set, self.val_set = data.subset(rows), data.subset(val_rows)
+        if stage in ("fit", "test"):
+            self.test_set = self.split("test")
+
+    def train_dataloader(self) -> DeviceLoader:
+        return self._loader(self.train_set, self.batch_size, shuffle=True, augmentation=self.augment)
+
+    def val_dataloader(self) -> DeviceLoader:
+        return self._loader(self.val_set, self.eval_batch_size)
+
+    def test_dataloader(self) -> DeviceLoader:
+        return self._loader(self.test_set, self.eval_batch_size)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What a model was made from, for its manifest: source, counts and digests, and the split."""
+        train = self.split("train")
+        return {
+            "source": train.source,
+            "train": {"count": len(train), "sha256": train.sha256},
+            "test": {"count": len(self.split("test")), "sha256": self.split("test").sha256},
+            "split": {"seed": self.split_seed, "val_fraction": self.val_fraction},
+        }
+
+    def _loader(self, data: ImageSet, batch_size: int, **options: Any) -> DeviceLoader:
+        strategy = self.trainer.strategy if self.trainer is not None else None
+        device = strategy.root_device if strategy is not None else torch.device("cpu")
+        on_device = ImageSet(data.images.to(device), data.labels.to(device), data.source)
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        return DeviceLoader(on_device, batch_size, seed=global_seed(), rank=rank, world_size=world_size, **options)

@@ -1,0 +1,102 @@
+"""What a network answers to labelled images, and the measures of how good that is."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.functional.classification import (
+    multiclass_accuracy,
+    multiclass_confusion_matrix,
+    multiclass_f1_score,
+    multiclass_precision,
+    multiclass_recall,
+)
+
+from cifar_lit.data.image_set import ImageSet
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Answers beside truth.
+
+    Attributes:
+        logits: float32 (N, K), on the CPU.
+        labels: int64 (N,), on the CPU.
+    """
+
+    logits: Tensor
+    labels: Tensor
+
+    @property
+    def num_classes(self) -> int:
+        return self.logits.shape[1]
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """float32 (N, K); rows sum to 1."""
+        return self.logits.softmax(1)
+
+    @cached_property
+    def preds(self) -> Tensor:
+        """int64 (N,): the most probable class of each image."""
+        return self.logits.argmax(1)
+
+    @cached_property
+    def confusion_matrix(self) -> Tensor:
+        """int64 (K, K): rows are true classes, columns predicted ones."""
+        return multiclass_confusion_matrix(self.preds, self.labels, self.num_classes)
+
+    @cached_property
+    def per_class(self) -> dict[str, Tensor]:
+        """`precision`, `recall` and `f1`, float32 (K,) each, and `support`, int64 (K,)."""
+        arguments = (self.preds, self.labels, self.num_classes)
+        return {
+            "precision": multiclass_precision(*arguments, average=None),
+            "recall": multiclass_recall(*arguments, average=None),
+            "f1": multiclass_f1_score(*arguments, average=None),
+            "support": torch.bincount(self.labels, minlength=self.num_classes),
+        }
+
+    @cached_property
+    def metrics(self) -> dict[str, float]:
+        """`loss` (mean cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` as means over the classes."""
+        arguments = (self.preds, self.labels, self.num_classes)
+        values = {
+            "loss": cross_entropy(self.logits, self.labels),
+            "acc": multiclass_accuracy(*arguments, average="micro"),
+            "precision": multiclass_precision(*arguments, average="macro"),
+            "recall": multiclass_recall(*arguments, average="macro"),
+            "f1": multiclass_f1_score(*arguments, average="macro"),
+        }
+        # float32 sums leave noise in the seventh digit, such as an accuracy above 1
+        return {name: round(value.item(), 6) for name, value in values.items()}
+
+    def named_metrics(self, split: str) -> dict[str, float]:
+        """The metrics under the names they are logged by: `test/acc` and so on."""
+        return {f"{split}/{name}": value for name, value in self.metrics.items()}
+
+
+def classify(network: nn.Module, images: Tensor, *, tta_flip: bool = False) -> Tensor:
+    """Logits float32 (B, K) of images (B, 3, 32, 32), 0..255; `tta_flip`: the mean over an image and its mirror."""
+    logits: Tensor = network(images)
+    if tta_flip:
+        logits = (logits + network(images.flip(-1))) / 2
+    return logits.float()
+
+
+@torch.inference_mode()
+def evaluate(network: nn.Module, data: ImageSet, *, tta_flip: bool = False, batch_size: int = 500) -> Evaluation:
+    """Runs `network` over `data` in evaluation mode and full precision, on the network's device."""
+    device = next(network.parameters()).device
+    was_training = network.training
+    network.eval()
+    try:
+        logits = [
+            classify(network, images.to(device).permute(0, 3, 1, 2), tta_flip=tta_flip).cpu()
+            for images in torch.split(data.images, batch_size)
+        ]
+    finally:
+        network.train(was_training)
+    return Evaluation(torch.cat(logits), data.labels.cpu())

@@ -1,0 +1,115 @@
+"""Pictures of an evaluation and of a training run, as PNG bytes, without matplotlib's windows and global state."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.evaluation.evaluation import Evaluation
+
+_INK = "#22313f"
+_TRAIN, _VAL = "#8aa4b8", "#d1495b"
+_RIGHT, _WRONG = "#2a7f62", "#c1272d"
+_DPI = 120
+
+
+def confusion_matrix(evaluation: Evaluation, title: str, class_names: Sequence[str] = CLASS_NAMES) -> bytes:
+    """A heat map: rows are true classes, shaded by the share of the row; each cell shows its count."""
+    counts = evaluation.confusion_matrix
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
+    figure = Figure(figsize=(8, 7), dpi=_DPI, layout="constrained")
+    axes = figure.add_subplot()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    places = range(len(class_names))
+    axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(places, class_names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, color=_INK, loc="left")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    for row in places:
+        for column in places:
+            count = int(counts[row, column])
+            if count:
+                color = "white" if shares[row, column] > 0.5 else _INK
+                axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
+    bar = figure.colorbar(image, shrink=0.8, label="share of the true class")
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int | None = None) -> bytes:
+    """Loss and accuracy of training and validation over the epochs; the epoch whose weights were kept is marked.
+
+    Args:
+        history: one mapping an epoch with `epoch` (from 0) and any of `train/loss`, `val/loss`, `train/acc`, `val/acc`.
+        title: over the picture.
+        best_epoch: epoch (from 0) to mark.
+    """
+    figure = Figure(figsize=(10, 4), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, color=_INK, x=0.01, ha="left")
+    for index, (name, label) in enumerate((("loss", "cross-entropy"), ("acc", "accuracy")), start=1):
+        axes = figure.add_subplot(1, 2, index)
+        for split, color, words in (("train", _TRAIN, "training, augmented"), ("val", _VAL, "validation")):
+            points = [(row["epoch"] + 1, row[f"{split}/{name}"]) for row in history if f"{split}/{name}" in row]
+            if points:
+                axes.plot(
+                    *zip(*points, strict=True), color=color, label=words, marker="." if len(points) < 30 else None
+                )
+        if best_epoch is not None:
+            axes.axvline(
+                best_epoch + 1, color=_INK, linewidth=0.8, linestyle=":", label=f"kept: epoch {best_epoch + 1}"
+            )
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.lines:
+            axes.legend(frameon=False)
+    return _png(figure)
+
+
+def sample_grid(
+    images: Tensor, evaluation: Evaluation, title: str, class_names: Sequence[str] = CLASS_NAMES, num_images: int = 40
+) -> bytes:
+    """Images with their predictions: half of them the first right answers, half the most confident mistakes.
+
+    Args:
+        images: uint8 (N, 32, 32, 3), in the order of the evaluation's rows.
+        evaluation: what the network answered to them.
+        title: over the picture.
+        class_names: names in label order.
+        num_images: how many to show, at most.
+    """
+    right = evaluation.preds == evaluation.labels
+    confidence = evaluation.probs.amax(1)
+    wrong_rows = (~right).nonzero().squeeze(1)
+    wrong_rows = wrong_rows[confidence[wrong_rows].argsort(descending=True)][: num_images // 2]
+    right_rows = right.nonzero().squeeze(1)[: num_images - len(wrong_rows)]
+    rows = torch.cat([right_rows, wrong_rows]).tolist()
+    columns = 10
+    lines = max(1, -(-len(rows) // columns))
+    figure = Figure(figsize=(1.35 * columns, 1.75 * lines + 0.5), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, color=_INK, x=0.01, ha="left")
+    for place, row in enumerate(rows, start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        axes.imshow(images[row], interpolation="nearest")
+        axes.set_xticks([])
+        axes.set_yticks([])
+        predicted, true = int(evaluation.preds[row]), int(evaluation.labels[row])
+        color = _RIGHT if predicted == true else _WRONG
+        axes.set_title(f"{class_names[predicted]} {confidence[row]:.0%}", fontsize=9, color=color)
+        axes.set_xlabel("" if predicted == true else f"is: {class_names[true]}", fontsize=9, color=_INK)
+        axes.spines[:].set_color(color)
+    return _png(figure)
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    # No creation date or software version inside: equal figures give equal bytes.
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()

@@ -1,0 +1,145 @@
+"""The LightningModule around a network."""
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torchmetrics import CatMetric
+
+from cifar_lit.evaluation.evaluation import Evaluation, classify
+from cifar_lit.models.networks import Network, ThreeBlockCNN
+from cifar_lit.models.schedules import OneCycle
+from cifar_lit.seeding import derive_seed, global_seed
+
+Batch = tuple[Tensor, Tensor]
+OptimizerFactory = Callable[[Any], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler | ReduceLROnPlateau]
+
+
+class Classifier(pl.LightningModule):
+    """Trains a network by cross-entropy and measures it.
+
+    Logged once an epoch: `train/loss`, `train/acc` (on augmented images, while the weights change) and, for `val` and
+    `test`, `loss` (plain cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` averaged over the classes.
+
+    Args:
+        network: any `Network`, by class path and arguments.
+        optimizer: any torch optimizer, by class path and arguments. Its weight decay spares biases and batch norm.
+        lr_scheduler: any torch schedule, or `OneCycle`, which spans the whole training.
+        lr_interval: when a torch schedule steps; `OneCycle` always goes by the step.
+        monitor: the metric that a `ReduceLROnPlateau` watches.
+        label_smoothing: share of the target spread over all classes, in training only.
+        tta_flip: in validation and test, average the answers to an image and to its mirror.
+    """
+
+    def __init__(
+        self,
+        network: Network | None = None,
+        optimizer: OptimizerFactory = Adam,
+        lr_scheduler: SchedulerFactory | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        monitor: str = "val/loss",
+        label_smoothing: float = 0.0,
+        tta_flip: bool = False,
+    ) -> None:
+        super().__init__()
+        self.network = network or ThreeBlockCNN()
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.monitor = monitor
+        self.label_smoothing = label_smoothing
+        self.tta_flip = tta_flip
+        self.history: list[dict[str, float]] = []
+        """One mapping an epoch: `epoch` (from 0) and the metrics logged in it."""
+        self.evaluations: dict[str, Evaluation] = {}
+        """The newest answers to the whole "val" or "test" set, from all processes."""
+        # Answers are gathered over batches and processes; a NaN must stay beside its label.
+        self._logits = CatMetric(nan_strategy="disable")
+        self._labels = CatMetric(nan_strategy="disable")
+        self._totals = torch.zeros(3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of images (B, 3, 32, 32), uint8 or float, 0..255."""
+        logits: Tensor = self.network(images)
+        return logits
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        matrices = [weight for weight in self.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in self.parameters() if weight.ndim <= 1]
+        optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        interval = self.lr_interval
+        if isinstance(scheduler, OneCycle):
+            interval = "step"
+            if scheduler.total_steps is None:
+                scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
+        config = {"scheduler": scheduler, "interval": interval, "monitor": self.monitor}
+        return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def on_train_epoch_start(self) -> None:
+        # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
+        torch.manual_seed(derive_seed(global_seed(), self.current_epoch, self.global_rank, 1))
+        self._totals = torch.zeros(3, device=self.device)
+        self.evaluations.pop("val", None)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        # Summed on the device and logged once an epoch: reading a value here would stall the device at each step.
+        with torch.no_grad():
+            correct = (logits.argmax(1) == labels).sum()
+            self._totals += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        loss, correct, count = self.trainer.strategy.reduce(self._totals, reduce_op="sum").tolist()
+        metrics = {"train/loss": loss / count, "train/acc": correct / count}
+        self.log_dict(metrics, sync_dist=True)  # equal on all ranks already; says so to Lightning
+        if "val" in self.evaluations:
+            metrics |= self.evaluations["val"].named_metrics("val")
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.history.append({"epoch": self.current_epoch, "lr": float(lr), **metrics})
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self._gather(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self._gather(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._evaluate("val", prog_bar=True)
+
+    def on_test_epoch_end(self) -> None:
+        self._evaluate("test", prog_bar=False)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["history"] = self.history
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = checkpoint.get("history", [])
+
+    def _gather(self, batch: Batch) -> None:
+        images, labels = batch
+        self._logits.update(classify(self.network, images, tta_flip=self.tta_flip))
+        self._labels.update(labels)
+
+    def _evaluate(self, split: str, *, prog_bar: bool) -> None:
+        logits, labels = self._logits.compute(), self._labels.compute()
+        self._logits.reset()
+        self._labels.reset()
+        evaluation = Evaluation(logits.cpu(), labels.cpu().to(torch.int64))
+        self.evaluations[split] = evaluation
+        metrics = evaluation.named_metrics(split)
+        shown = {f"{split}/loss", f"{split}/acc"} if prog_bar else set()
+        for name, value in metrics.items():
+            self.log(name, value, prog_bar=name in shown, sync_dist=True)

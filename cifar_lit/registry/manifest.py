@@ -1,0 +1,92 @@
+"""What a version says of itself: `manifest.json`. Plain values only; nothing here needs torch."""
+
+import json
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Literal
+
+from cifar_lit.errors import VersionDamagedError
+
+SCHEMA = 1
+
+Standing = Literal["candidate", "promoted", "rejected"]
+
+
+@dataclass(frozen=True)
+class About:
+    """What the maker of a version knows of it, before the registry gives it an id.
+
+    Attributes:
+        network: {"name": class name, "args": its arguments}.
+        class_names: in label order.
+        mean: subtracted from each channel, on the scale 0..1.
+        std: each channel is divided by it, on the scale 0..1.
+        metrics: by name, `val/acc`, `test/loss` and so on.
+        data: fingerprint of the data set: source, counts, sha256, split.
+        seed: of the run that made it.
+        code: versions of cifar_lit and torch.
+        training: how the run went: epochs, the epoch kept, why it ended, seconds.
+        parent: the version a fine-tune started from.
+    """
+
+    network: dict[str, Any]
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    metrics: dict[str, float]
+    data: dict[str, Any]
+    seed: int | None
+    code: dict[str, str]
+    training: dict[str, Any] = field(default_factory=dict)
+    parent: str | None = None
+
+
+@dataclass(frozen=True)
+class Manifest(About):
+    """`About`, and what the registry adds.
+
+    Attributes:
+        schema: number of this format.
+        id: `v0001` and so on.
+        standing: candidate, promoted or rejected.
+        reason: why it has that standing.
+        created_at: UTC, ISO 8601.
+        files: sha256 of every other file of the version, by its path inside.
+    """
+
+    schema: int = SCHEMA
+    id: str = ""
+    standing: Standing = "candidate"
+    reason: str = ""
+    created_at: str = ""
+    files: dict[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        values = asdict(self)
+        order = ["schema", "id", "parent", "standing", "reason", "created_at"]
+        ordered = {name: values[name] for name in order} | values
+        return (json.dumps(ordered, indent=2) + "\n").encode()
+
+    @staticmethod
+    def from_json(data: bytes, where: str) -> "Manifest":
+        """Reads a manifest.
+
+        Args:
+            data: the file's content.
+            where: what to call it in an error.
+
+        Raises:
+            VersionDamagedError: not JSON, of another schema, or without the expected fields.
+        """
+        advice = "Restore the version from a copy, or remove its folder."
+        try:
+            values = json.loads(data)
+            schema = values["schema"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise VersionDamagedError(f"{where} is not a manifest ({error!r}). {advice}") from error
+        if schema != SCHEMA:
+            raise VersionDamagedError(f"{where} has schema {schema!r}, this code reads {SCHEMA}. Update cifar_lit.")
+        names = {item.name for item in fields(Manifest)}
+        if set(values) != names:
+            odd = ", ".join(sorted(set(values) ^ names))
+            raise VersionDamagedError(f"{where} has missing or unknown fields: {odd}. {advice}")
+        return Manifest(**values)

@@ -1,0 +1,416 @@
+"""The registry: a folder of numbered versions, a pointer to the champion, and a history. Nothing here needs torch.
+
+A version appears by one rename of a complete, synced folder. All changes are made under one lock; readers need none.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import stat
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
+from cifar_lit.registry.files import append_line, hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.registry.manifest import About, Manifest, Standing
+
+ROOT_VARIABLE = "CIFAR_LIT_REGISTRY"
+DEFAULT_ROOT = "checkpoints"
+LATEST = "latest"
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+
+_CHAMPION = "champion"
+_HISTORY = "history.jsonl"
+_LOCK = ".lock"
+_STAGING = ".staging-"
+_ID = re.compile(r"v(\d{4,})")
+_LOCK_TIMEOUT_S = 60.0
+
+_log = logging.getLogger(__name__)
+
+
+class ChampionChangedError(RegistryError):
+    """The champion is no longer the one that a decision was based on."""
+
+
+@dataclass(frozen=True)
+class Version:
+    """A complete version on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            VersionDamagedError: the file is missing or differs from its hash.
+        """
+        advice = "Restore it from a copy, or use another version."
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise VersionDamagedError(f"{self.path / name} can't be read ({error.strerror}). {advice}") from error
+        if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):
+            raise VersionDamagedError(f"{self.path / name} differs from its hash in {MANIFEST}. {advice}")
+        return data
+
+    def verify(self) -> None:
+        """Checks every file against the manifest, and that there is no other.
+
+        Raises:
+            VersionDamagedError: something is missing, altered or added.
+        """
+        found = {
+            str(path.relative_to(self.path)) for path in self.path.rglob("*") if not stat.S_ISDIR(path.lstat().st_mode)
+        }
+        unknown = found - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
+        if unknown:
+            raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")
+        for name in self.manifest.files:
+            self.read(name)
+
+
+class Registry:
+    """Versions under one folder.
+
+    Args:
+        root: the folder. Default: the environment's CIFAR_LIT_REGISTRY, else `checkpoints`. It is made by the first
+            publish, not before.
+    """
+
+    def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
+        self.root = Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+
+    def __str__(self) -> str:
+        return f"{self.root}/"
+
+    # Reading
+
+    def ids(self) -> list[str]:
+        """Ids of all version folders, oldest first."""
+        try:
+            names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted((name for name in names if _ID.fullmatch(name)), key=_number)
+
+    def get(self, version_id: str) -> Version:
+        """The version with that id.
+
+        Raises:
+            VersionNotFoundError: there is none.
+            VersionDamagedError: its manifest can't be read.
+        """
+        path = self.root / version_id
+        if not _ID.fullmatch(version_id) or not path.is_dir():
+            have = self.ids()
+            known = f"have {have[0]}..{have[-1]}" if have else "it is empty"
+            raise VersionNotFoundError(
+                f"no version {version_id!r} in {self} ({known}). Use one that `cifar-lit versions list` shows, or "
+                f"{LATEST!r}."
+            )
+        try:
+            data = (path / MANIFEST).read_bytes()
+        except OSError as error:
+            raise VersionDamagedError(
+                f"{path / MANIFEST} can't be read ({error.strerror}). Restore it from a copy, or remove the folder."
+            ) from error
+        manifest = Manifest.from_json(data, str(path / MANIFEST))
+        if manifest.id != version_id:
+            raise VersionDamagedError(f"{path / MANIFEST} is that of {manifest.id}. Give the folder its name back.")
+        return Version(path, manifest)
+
+    def versions(self) -> list[Version]:
+        """All versions whose manifest can be read, oldest first; the others are logged as warnings."""
+        found = []
+        for version_id in self.ids():
+            try:
+                found.append(self.get(version_id))
+            except (VersionDamagedError, VersionNotFoundError) as error:
+                _log.warning("%s", error)
+        return found
+
+    def champion(self) -> Version | None:
+        """The version that is served, verified; none if no version was ever promoted.
+
+        If the named one is missing or damaged, the newest promoted version that is whole takes its place, with a
+        warning.
+
+        Raises:
+            VersionDamagedError: versions were promoted, but none of them is whole.
+        """
+        try:
+            named = (self.root / _CHAMPION).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            named = ""
+        promoted = [version for version in self.versions() if version.manifest.standing == "promoted"]
+        order = [version for version in promoted if version.id == named] or []
+        order += [version for version in reversed(promoted) if version.id != named]
+        for version in order:
+            try:
+                version.verify()
+            except VersionDamagedError as error:
+                _log.warning("%s", error)
+                continue
+            if version.id != named:
+                _log.warning("%s: champion is %r, which can't be served; %s takes its place", self, named, version.id)
+            return version
+        if order:
+            raise VersionDamagedError(
+                f"{self}: no promoted version is whole. `cifar-lit versions verify` says what is wrong with each."
+            )
+        return None
+
+    def resolve(self, reference: str) -> Version:
+        """The version meant by an id or by "latest" (the champion), verified.
+
+        Raises:
+            VersionNotFoundError: there is no such version.
+            VersionDamagedError: it is not whole.
+        """
+        if reference != LATEST:
+            version = self.get(reference)
+            version.verify()
+            return version
+        champion = self.champion()
+        if champion is None:
+            raise VersionNotFoundError(
+                f"{self} has no champion: no version was promoted yet. Train one with `cifar-lit fit`, or promote one "
+                "with `cifar-lit versions promote`."
+            )
+        return champion
+
+    def history(self) -> list[dict[str, Any]]:
+        """Every publish, promotion, rejection and rollback, oldest first. A line torn by a crash is left out."""
+        try:
+            lines = (self.root / _HISTORY).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        events = []
+        for line in lines:
+            try:
+                events.append(json.loads(line))
+            except ValueError:
+                continue
+        return [event for event in events if isinstance(event, dict) and "id" in event]
+
+    # Writing
+
+    def check_writable(self) -> None:
+        """Finds out now, rather than after hours of training, whether a version can be published.
+
+        Raises:
+            RegistryError: the folder can't be made or written.
+        """
+        with self._explained("can't be written"), self._locked():
+            probe = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+            probe.mkdir()
+            probe.rmdir()
+
+    def publish(self, files: Mapping[str, bytes], about: About) -> Version:
+        """Makes a new version, with the standing "candidate".
+
+        Args:
+            files: content by path inside the version's folder, all but the manifest.
+            about: what the manifest says besides.
+
+        Raises:
+            RegistryError: it could not be written; nothing is left behind.
+        """
+        with self._explained("no version was published"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            staging = self.root / f"{_STAGING}{uuid.uuid4().hex}"
+            staging.mkdir()
+            try:
+                with hold(staging, timeout_s=0):  # tells a sweep that the folder's maker is alive
+                    write_tree(staging, files)
+                    with self._locked():
+                        return self._appear(staging, files, about)
+            except BaseException:
+                shutil.rmtree(staging, ignore_errors=True)
+                raise
+
+    def promote(self, version_id: str, reason: str, *, instead_of: str | None = "") -> Version:
+        """Makes a version the champion.
+
+        Args:
+            version_id: an id or "latest".
+            reason: kept in the manifest and the history.
+            instead_of: id of the champion that the decision was based on (None for no champion); not checked if left
+                out.
+
+        Raises:
+            ChampionChangedError: the champion is another one than `instead_of`.
+        """
+        with self._explained(f"{version_id} was not promoted"), self._locked():
+            version = self.resolve(version_id)
+            champion = self.champion()
+            before = champion.id if champion else None
+            if instead_of not in ("", before):
+                raise ChampionChangedError(f"the champion is {before}, no longer {instead_of}. Compare again.")
+            version = self._stand(version, "promoted", reason)
+            self._record("promote", version.id, reason, instead_of=before)
+            replace_synced(self.root / _CHAMPION, f"{version.id}\n".encode())
+            return version
+
+    def keep_as_candidate(self, version_id: str, reason: str) -> Version:
+        """Enters why a new version was not promoted. It can be promoted later."""
+        with self._explained(f"the standing of {version_id} was not entered"), self._locked():
+            version = self._stand(self.get(version_id), "candidate", reason)
+            self._record("candidate", version.id, reason)
+            return version
+
+    def reject(self, version_id: str, reason: str) -> Version:
+        """Marks a version as rejected. The champion stays.
+
+        Raises:
+            RegistryError: it is the champion.
+        """
+        with self._explained(f"{version_id} was not rejected"), self._locked():
+            version = self.get(version_id)
+            champion = self.champion()
+            if champion is not None and champion.id == version.id:
+                raise RegistryError(f"{version.id} is the champion. Roll back or promote another version first.")
+            version = self._stand(version, "rejected", reason)
+            self._record("reject", version.id, reason)
+            return version
+
+    def rollback(self, reason: str) -> Version:
+        """Brings back the version that was served before the champion; the champion becomes rejected.
+
+        Returns:
+            The champion from now on.
+
+        Raises:
+            RegistryError: no whole version was served before.
+        """
+        with self._explained("nothing was rolled back"), self._locked():
+            champion = self.resolve(LATEST)
+            earlier = self._served_before(champion)
+            # The pointer moves first: whatever happens next, the version that is served is a promoted one.
+            replace_synced(self.root / _CHAMPION, f"{earlier.id}\n".encode())
+            self._stand(champion, "rejected", reason)
+            self._record("rollback", earlier.id, reason, instead_of=champion.id)
+            return earlier
+
+    def verify(self) -> dict[str, str | None]:
+        """What is wrong with each version folder, by id; None where it is whole."""
+        problems: dict[str, str | None] = {}
+        for version_id in self.ids():
+            try:
+                self.get(version_id).verify()
+                problems[version_id] = None
+            except RegistryError as error:
+                problems[version_id] = str(error)
+        return problems
+
+    # How it is done
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        self.root.mkdir(parents=True, exist_ok=True)
+        with hold(self.root / _LOCK, _LOCK_TIMEOUT_S):
+            self._sweep()
+            self._adopt()
+            yield
+
+    @contextmanager
+    def _explained(self, outcome: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise RegistryError(
+                f"registry {self}: {outcome}: {error.strerror or error} ({error.filename or self.root}). Free space, "
+                "change the permissions, or name another folder with --registry (or CIFAR_LIT_REGISTRY)."
+            ) from error
+
+    def _sweep(self) -> None:
+        """Removes what crashed publishers left behind."""
+        for path in self.root.glob(f"{_STAGING}*"):
+            try:
+                descriptor = os.open(path, os.O_RDONLY)
+            except OSError:
+                continue
+            try:
+                if try_lock(descriptor):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+
+    def _adopt(self) -> None:
+        """Enters into the history what appeared without an entry, after a crash or by a copy: its id is taken."""
+        known = {event["id"] for event in self.history() if event.get("event") == "publish"}
+        for version_id in self.ids():
+            if version_id not in known:
+                self._record("publish", version_id, "found in the folder")
+
+    def _appear(self, staging: Path, files: Mapping[str, bytes], about: About) -> Version:
+        version_id = self._next_id()
+        manifest = Manifest(
+            **vars(about),
+            id=version_id,
+            reason="published",
+            created_at=_now(),
+            files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        )
+        write_synced(staging / MANIFEST, manifest.to_json())
+        sync_folder(staging)
+        Version(staging, manifest).verify()  # what the disk gives back is what was meant
+        target = self.root / version_id
+        os.rename(staging, target)
+        sync_folder(self.root)
+        self._record("publish", version_id, "", parent=about.parent)
+        return Version(target, manifest)
+
+    def _next_id(self) -> str:
+        """One above every id that is or ever was in use: an id removed from the disk is still in the history."""
+        names = {entry.name for entry in os.scandir(self.root)} | {str(event["id"]) for event in self.history()}
+        used = [_number(name) for name in names if _ID.fullmatch(name)]
+        return f"v{max(used, default=0) + 1:04d}"
+
+    def _stand(self, version: Version, standing: Standing, reason: str) -> Version:
+        manifest = replace(version.manifest, standing=standing, reason=reason)
+        replace_synced(version.path / MANIFEST, manifest.to_json())
+        return Version(version.path, manifest)
+
+    def _record(self, event: str, version_id: str, reason: str, **details: str | None) -> None:
+        entry = {"time": _now(), "event": event, "id": version_id, "reason": reason, **details}
+        append_line(self.root / _HISTORY, json.dumps(entry).encode())
+
+    def _served_before(self, champion: Version) -> Version:
+        promoted = {version.id: version for version in self.versions() if version.manifest.standing == "promoted"}
+        for event in reversed(self.history()):
+            version = promoted.get(str(event.get("instead_of"))) if event.get("event") == "promote" else None
+            if version is None or version.id == champion.id:
+                continue
+            try:
+                version.verify()
+            except VersionDamagedError as error:
+                _log.warning("%s", error)
+            else:
+                return version
+        raise RegistryError(
+            f"{self}: no other promoted version was served before {champion.id}. Promote one by its id."
+        )
+
+
+def _number(version_id: str) -> int:
+    return int(version_id[1:])
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,73 @@
+"""The Gradio page: one picture in, the answer of one version out. It loads nothing from the internet."""
+
+from pathlib import Path
+
+import gradio as gr
+
+from cifar_lit.errors import ImageError
+from cifar_lit.serving.predictor import Predictor
+
+TITLE = "CIFAR-10 classifier"
+MAX_FILE_SIZE = 5 * gr.FileSize.MB
+_QUEUE_SIZE = 64
+
+_INTRODUCTION = """# {title}
+Choose a picture, and the network says which of its ten classes it takes it for: {classes}.
+It sees the central square of your picture at 32 x 32 pixels, and it knows nothing but these ten."""
+
+_THEME = gr.themes.Default(
+    font=["system-ui", "sans-serif"],  # the default fonts would come from the internet
+    font_mono=["ui-monospace", "monospace"],
+)
+
+
+class _ImagePath(gr.Image):
+    """An image input that hands over the uploaded file as it is: a visitor's bytes meet only our own decoder."""
+
+    def preprocess(self, payload: gr.data_classes.FileData | None) -> str | None:  # type: ignore[override]
+        return payload.path if payload is not None else None
+
+
+def build_page(predictor: Predictor) -> gr.Blocks:
+    """The page that answers from `predictor`."""
+    class_names = predictor.class_names
+
+    def predict(image: str | None) -> tuple[dict[str, float] | None, str]:
+        """Classifies an image file (PNG, JPEG or WebP); gives the probability of each class and a sentence."""
+        if image is None:
+            return None, ""
+        try:
+            answer = predictor.predict_bytes(Path(image).read_bytes())
+        except ImageError as error:
+            raise gr.Error(f"This can't be classified: {error}", duration=None) from error
+        sentence = f"**{answer.prediction}**, with {answer.confidence:.1%} confidence. Answered by {answer.version}."
+        return answer.probabilities, sentence
+
+    page: gr.Blocks = gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600))
+    with page:
+        gr.Markdown(_INTRODUCTION.format(title=TITLE, classes=", ".join(class_names)))
+        with gr.Row(equal_height=False):
+            image = _ImagePath(label="Your picture", sources=["upload", "clipboard", "webcam"], height=340)
+            with gr.Column():
+                sentence = gr.Markdown(f"Version {predictor.version} is ready.")
+                label = gr.Label(label="Probabilities", num_top_classes=len(class_names), show_heading=False)
+        image.change(predict, image, [label, sentence], api_name="predict", show_progress="minimal")
+    page.queue(max_size=_QUEUE_SIZE)
+    return page
+
+
+def launch(page: gr.Blocks, *, host: str, port: int, block: bool = True) -> None:
+    """Serves the page until Ctrl-C, or in the background if `block` is false.
+
+    Raises:
+        OSError: the port is taken.
+    """
+    page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=MAX_FILE_SIZE,
+        theme=_THEME,
+        share=False,
+        footer_links=["api"],
+        prevent_thread_lock=not block,
+    )

@@ -1,0 +1,78 @@
+"""From images to answers, by one version. Knows nothing of HTTP, of batching or of Lightning."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.models.networks import Network
+from cifar_lit.registry.registry import Version
+from cifar_lit.registry.weights import load_network
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer.
+
+    Attributes:
+        prediction: name of the most probable class.
+        confidence: its probability, 0..1.
+        probabilities: of every class by name, in label order; they sum to 1.
+        version: id of the version that answered.
+    """
+
+    prediction: str
+    confidence: float
+    probabilities: dict[str, float]
+    version: str
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Predictor:
+    """Answers with one network, in full precision.
+
+    Args:
+        network: in evaluation mode; its device is used.
+        class_names: in label order.
+        version: id that answers carry.
+    """
+
+    def __init__(self, network: Network, class_names: list[str], version: str) -> None:
+        self.network = network
+        self.class_names = class_names
+        self.version = version
+        self._device = next(network.parameters()).device
+
+    @classmethod
+    def from_version(cls, version: Version, device: torch.device | str = "cpu") -> "Predictor":
+        """Loads a version's network.
+
+        Raises:
+            VersionDamagedError: the version is not whole.
+        """
+        return cls(load_network(version, device), version.manifest.class_names, version.id)
+
+    @torch.inference_mode()
+    def predict(self, images: Tensor) -> list[Prediction]:
+        """Answers to images, uint8 (N, 32, 32, 3), RGB, 0..255."""
+        logits = self.network(images.to(self._device).permute(0, 3, 1, 2))
+        rows = logits.double().softmax(1).tolist()
+        return [self._prediction(row) for row in rows]
+
+    def predict_bytes(self, data: bytes) -> Prediction:
+        """Answers to the content of one image file.
+
+        Raises:
+            ImageError: it can't be decoded.
+        """
+        return self.predict(to_network_size(decode(data)).unsqueeze(0))[0]
+
+    def _prediction(self, probs: list[float]) -> Prediction:
+        best = max(range(len(probs)), key=probs.__getitem__)
+        return Prediction(
+            self.class_names[best], probs[best], dict(zip(self.class_names, probs, strict=True)), self.version
+        )

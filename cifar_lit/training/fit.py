@@ -1,0 +1,175 @@
+"""`cifar-lit fit`: LightningCLI around the classifier, with a version at the end."""
+
+import logging
+import time
+import warnings
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities import rank_zero_info
+from tqdm import tqdm
+
+from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.errors import CifarLitError
+from cifar_lit.evaluation import plots, report
+from cifar_lit.models.classifier import Classifier
+from cifar_lit.registry.registry import Registry
+from cifar_lit.training.best_checkpoint import BestCheckpoint
+from cifar_lit.training.interrupt import StopOnInterrupt
+from cifar_lit.training.memory import keep_freed_memory
+from cifar_lit.training.precision import best_precision
+from cifar_lit.training.publish import Published, publish
+
+RUNS = "runs"
+
+_NOISE = (
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own affair
+    r"The number of training batches .* is smaller than the logging interval",  # metrics are logged once an epoch
+)
+
+_Callback = TypeVar("_Callback", bound=Callback)
+
+_LOGGERS = [
+    {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": RUNS, "name": None}},
+    {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": {"save_dir": RUNS, "name": None}},
+]
+
+
+def hush_lightning() -> None:
+    """Silences what Lightning says of its own code and of its makers' other products."""
+    for message in _NOISE:
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
+
+
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
+
+
+class OneBar(TQDMProgressBar):
+    """Lightning's bar without a second one for validation, and redrawn rarely, since a step takes milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__(refresh_rate=20)
+
+    def init_validation_tqdm(self) -> tqdm:
+        return tqdm(disable=True)
+
+    init_sanity_tqdm = init_validation_tqdm
+
+
+class FitCLI(LightningCLI):
+    """Trains a classifier on CIFAR-10, keeps the best epoch, and makes it a version.
+
+    Args:
+        args: command line after `cifar-lit`, beginning with "fit"; the program's own if absent.
+
+    Attributes:
+        published: the version that was made; None if there was none.
+    """
+
+    published: Published | None = None
+
+    def __init__(self, args: list[str] | None = None) -> None:
+        super().__init__(
+            Classifier,
+            CIFAR10DataModule,
+            save_config_kwargs={"overwrite": True},
+            trainer_defaults={"logger": _LOGGERS, "max_epochs": 15, "precision": None, "enable_model_summary": False},
+            seed_everything_default=0,
+            parser_kwargs={"prog": "cifar-lit"},
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            args=args,
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        return {"fit": LightningCLI.subcommands()["fit"]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--registry",
+            type=str | None,
+            default=None,
+            help="Folder of the versions. Default: the environment's CIFAR_LIT_REGISTRY, else checkpoints.",
+        )
+        parser.add_lightning_class_args(BestCheckpoint, "best")
+        parser.add_lightning_class_args(EarlyStopping, "early_stopping")
+        parser.set_defaults({"early_stopping.patience": 10})
+        parser.link_arguments("best.monitor", "early_stopping.monitor")
+        parser.link_arguments("best.mode", "early_stopping.mode")
+
+    def before_instantiate_classes(self) -> None:
+        trainer = self.config.fit.trainer
+        if trainer.precision is None:
+            trainer.precision = best_precision(trainer.accelerator)
+        self.registry = Registry(self.config.fit.registry)
+        self.registry.check_writable()
+        keep_freed_memory()
+        hush_lightning()
+
+    def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
+        configured = self._get(self.config_init, "trainer")
+        callbacks = [*(configured.callbacks or []), StopOnInterrupt()]
+        # Lightning's own choice of a bar depends on whether rich happens to be installed.
+        if configured.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+            callbacks.append(OneBar())
+        trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        for logger in trainer.loggers:
+            _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
+        return trainer
+
+    def before_fit(self) -> None:
+        network = self.model.network
+        rank_zero_info(
+            f"{type(network).__name__}, {sum(weight.numel() for weight in network.parameters()):,} trained values; "
+            f"{self.trainer.precision} on {self.trainer.strategy.root_device}, {self.trainer.world_size} process(es)."
+        )
+        self._began = time.monotonic()
+
+    def after_fit(self) -> None:
+        if not self.trainer.is_global_zero:
+            return
+        best = self._callback(BestCheckpoint)
+        if best.best_epoch is None:
+            raise CifarLitError(
+                "No epoch was finished, so there is nothing to keep and no version was made. Train for one epoch or "
+                "more, without --trainer.fast_dev_run."
+            )
+        seconds = round(time.monotonic() - self._began, 1)
+        training = {
+            "epochs": self.trainer.current_epoch,
+            "best_epoch": best.best_epoch,
+            "monitor": best.monitor,
+            "ended_by": self._ended_by(),
+            "seconds": seconds,
+            "precision": self.trainer.precision,
+            "device": str(self.trainer.strategy.root_device),
+            "num_devices": self.trainer.world_size,
+        }
+        config = self._parser("fit").dump(self.config.fit, skip_none=False, skip_link_targets=True)
+        self.published = publish(self.model, self.datamodule, self.registry, config=config, training=training)
+        self._tell(self.published)
+
+    def _ended_by(self) -> str:
+        if self._callback(StopOnInterrupt).interrupted:
+            return "Ctrl-C"
+        return "early stopping" if self._callback(EarlyStopping).stopped_epoch else "its last epoch"
+
+    def _tell(self, published: Published) -> None:
+        version, test = published.version, published.evaluations["test"]
+        print(f"\n{report.classification_report(test)}")
+        print(f"{version.id} is {version.manifest.standing}: {published.decision.reason}.")
+        print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
+        print(f"Version: {version.path}")
+        if self.trainer.log_dir is not None:
+            grid = plots.sample_grid(self.datamodule.test_set.images, test, f"{version.id} on the test set")
+            Path(self.trainer.log_dir, "samples.png").write_bytes(grid)
+            print(f"Logs, checkpoints to resume from, sample images: {self.trainer.log_dir}")
+
+    def _callback(self, kind: type[_Callback]) -> _Callback:
+        return next(each for each in self.trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]
