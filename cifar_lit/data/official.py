@@ -170,8 +170,6 @@ class _ArrayUnpickler(pickle.Unpickler):
         match module, name:
             case (("numpy.core.multiarray" | "numpy._core.multiarray"), "_reconstruct"):
                 return np._core.multiarray._reconstruct  # type: ignore[attr-defined,no-any-return]
-            case "numpy", "ndarray":
-                return np.ndarray
-            case "numpy", "dtype":  # the files say 0 and 1 for False and True, which NumPy 2.4 deprecates
-                return lambda code, align=0, copy=0: np.dtype(code, align=bool(align), copy=bool(copy))
+            case "numpy", ("ndarray" | "dtype"):
+                return getattr(np, name)  # type: ignore[no-any-return]
         raise DataError(f"a CIFAR-10 batch names {module}.{name}, which no official file does: it is not one.")

@@ -21,11 +21,8 @@ _THEME = gr.themes.Default(
 )
 
 
-class _ImagePath(gr.Image):
-    """An image input that hands over the uploaded file as it is: a visitor's bytes meet only our own decoder."""
-
-    def preprocess(self, payload: gr.data_classes.FileData | None) -> str | None:  # type: ignore[override]
-        return payload.path if payload is not None else None
+def _path_of(upload: gr.data_classes.FileData | None) -> str | None:
+    return upload.path if upload is not None else None
 
 
 def build_page(predictor: Predictor) -> gr.Blocks:
@@ -47,7 +44,9 @@ def build_page(predictor: Predictor) -> gr.Blocks:
     with page:
         gr.Markdown(_INTRODUCTION.format(title=TITLE, classes=", ".join(class_names)))
         with gr.Row(equal_height=False):
-            image = _ImagePath(label="Your picture", sources=["upload", "clipboard", "webcam"], height=340)
+            image = gr.Image(label="Your picture", sources=["upload", "clipboard", "webcam"], height=340)
+            # gr.Image would open the upload with Pillow; a visitor's bytes are to meet only our own decoder.
+            image.preprocess = _path_of  # type: ignore[method-assign,assignment]
             with gr.Column():
                 sentence = gr.Markdown(f"Version {predictor.version} is ready.")
                 label = gr.Label(label="Probabilities", num_top_classes=len(class_names), show_heading=False)

@@ -1,0 +1,90 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data import image_folder
+from cifar_lit.errors import DataError
+
+
+def write_image(path: Path, value: int, size: tuple[int, int] = (32, 32)) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, (value, 2 * value, 3)).save(path)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Two images in each class, named so that classes alternate in file-name order."""
+    for label, name in enumerate(CLASS_NAMES):
+        for number in range(2):
+            write_image(tmp_path / "test" / name / f"{number}-{9 - label}.png", 10 * label + number)
+    return tmp_path
+
+
+def test_rows_are_ordered_by_file_name_and_carry_the_label_of_their_folder(root: Path) -> None:
+    data = image_folder.read(root, "test")
+    assert data.labels.tolist() == [*range(9, -1, -1)] * 2
+    assert data.images[:, 5, 6].tolist() == [[10 * n + k, 20 * n + 2 * k, 3] for k in (0, 1) for n in range(9, -1, -1)]
+
+
+def test_equal_file_names_are_ordered_by_class(tmp_path: Path) -> None:
+    for label, name in enumerate(CLASS_NAMES):
+        write_image(tmp_path / "test" / name / "same.png", label)
+    assert image_folder.read(tmp_path, "test").labels.tolist() == list(range(10))
+
+
+def test_png_webp_and_jpeg_are_read_at_any_depth_and_other_files_are_not(root: Path) -> None:
+    write_image(root / "test" / "cat" / "deep" / "a.WEBP", 9)
+    write_image(root / "test" / "cat" / "b.jpeg", 9)
+    write_image(root / "test" / "cat" / "c.JPG", 9)
+    (root / "test" / "cat" / "notes.txt").write_text("not an image")
+    assert (image_folder.read(root, "test").labels == 3).sum() == 5
+
+
+def test_missing_class_folder_is_named(root: Path) -> None:
+    (root / "test" / "cat").rename(root / "test" / "kitten")
+    with pytest.raises(DataError, match=r"missing: cat; unknown: kitten\. Rename or add the folders"):
+        image_folder.read(root, "test")
+
+
+def test_additional_folder_is_named(root: Path) -> None:
+    (root / "test" / "zebra").mkdir()
+    with pytest.raises(DataError, match="missing: none; unknown: zebra"):
+        image_folder.read(root, "test")
+
+
+def test_absent_split_names_its_folder_and_the_way_out(root: Path) -> None:
+    with pytest.raises(DataError, match=r"train: expected one folder .* missing: airplane, .* --data\.root"):
+        image_folder.read(root, "train")
+
+
+def test_empty_class_folder_is_named(root: Path) -> None:
+    for path in (root / "test" / "dog").iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"test.dog: no PNG, JPEG or WebP image in it"):
+        image_folder.read(root, "test")
+
+
+def test_image_of_another_size_is_named_with_its_size(root: Path) -> None:
+    write_image(root / "test" / "frog" / "large.png", 1, (48, 40))
+    with pytest.raises(DataError, match=r"frog.large\.png: the image is 48x40, expected 32x32\. Resize or remove it"):
+        image_folder.read(root, "test")
+
+
+def test_damaged_image_is_named_with_what_is_wrong(root: Path) -> None:
+    buffer = io.BytesIO()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
+    (root / "test" / "ship" / "half.png").write_bytes(buffer.getvalue()[:60])
+    with pytest.raises(
+        DataError, match=r"ship.half\.png: the PNG is cut off after 60 bytes.* Replace or remove the file"
+    ):
+        image_folder.read(root, "test")
+
+
+def test_image_that_is_a_folder_is_named(root: Path) -> None:
+    (root / "test" / "ship" / "odd.png").mkdir()
+    with pytest.raises(DataError, match=r"ship.odd\.png: .*irectory.* Replace or remove the file"):
+        image_folder.read(root, "test")
