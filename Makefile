@@ -7,7 +7,7 @@ BIN := .venv/bin
 RUN := .venv/.ready-run
 DEV := .venv/.ready-dev
 
-.PHONY: setup demo train test test-slow check format lock clean
+.PHONY: setup demo train test test-slow lint check format lock clean
 
 setup: $(RUN)
 
@@ -34,11 +34,12 @@ test: $(DEV)
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
 
-check: $(DEV)
+lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+
+check: lint test
 
 format: $(DEV)
 	$(BIN)/ruff format .

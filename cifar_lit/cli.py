@@ -38,6 +38,11 @@ def main(args: Sequence[str] | None = None) -> int:
     except CifarLitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        path = error.filename2 or error.filename
+        place = f"{path}: " if path else ""
+        print(f"error: {place}{error.strerror or error}. Free space, or change the permissions.", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("Stopped by Ctrl-C.", file=sys.stderr)
         return 130

@@ -5,6 +5,10 @@ class CifarLitError(Exception):
     """Base of all errors that a user can mend; the command line prints the message alone and exits with status 2."""
 
 
+class SettingError(CifarLitError, ValueError):
+    """An option has a value that makes no sense."""
+
+
 class DataError(CifarLitError, ValueError):
     """A data set is missing, damaged or not laid out as expected."""
 

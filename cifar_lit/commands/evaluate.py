@@ -44,7 +44,7 @@ def run(args: list[str]) -> int:
     # With --json, standard output is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr):
         hush_lightning()
-        instances = parser.instantiate_classes(config)
+        instances = parser.instantiate(config)
         classifier = Classifier(load_network(version), tta_flip=own.tta_flip)
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from cifar_lit.cifar10 import IMAGE_SIZE
+from cifar_lit.errors import SettingError
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not (0 <= self.shift <= IMAGE_SIZE and 0 <= self.cutout <= IMAGE_SIZE):
-            raise ValueError(f"shift is {self.shift} and cutout {self.cutout}, expected 0..{IMAGE_SIZE} pixels")
+            raise SettingError(f"shift is {self.shift} and cutout {self.cutout}, expected 0..{IMAGE_SIZE} pixels.")
         if not (0 <= self.rotation <= 180 and 0 <= self.zoom < 1):
-            raise ValueError(
-                f"rotation is {self.rotation} and zoom {self.zoom}, expected 0..180 degrees and 0 <= zoom < 1"
+            raise SettingError(
+                f"rotation is {self.rotation} and zoom {self.zoom}, expected 0..180 degrees and 0 <= zoom < 1."
             )
 
     def sample(self, images: Tensor, indices: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.image_set import ImageSet, stratified_split
 from cifar_lit.data.loader import DeviceLoader
 from cifar_lit.data.sources import Source, Split, download_if_absent, read_split, resolve_root
-from cifar_lit.errors import DataError
+from cifar_lit.errors import DataError, SettingError
 from cifar_lit.seeding import global_seed
 
 
@@ -47,9 +47,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
-            raise ValueError(f"val_fraction is {val_fraction}, expected 0 < val_fraction < 1")
+            raise SettingError(f"val_fraction is {val_fraction}, expected 0 < val_fraction < 1.")
         if min(batch_size, eval_batch_size, num_synthetic) < 1:
-            raise ValueError("batch_size, eval_batch_size and num_synthetic must be 1 or more")
+            raise SettingError("batch_size, eval_batch_size and num_synthetic must be 1 or more.")
         self.root = resolve_root(root)
         self.source = source
         self.download = download

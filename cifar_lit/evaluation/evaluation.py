@@ -61,7 +61,8 @@ class Evaluation:
 
     @cached_property
     def metrics(self) -> dict[str, float]:
-        """`loss` (mean cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` as means over the classes."""
+        """`loss` (mean cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` as means over the classes that
+        occur among labels or answers."""
         arguments = (self.preds, self.labels, self.num_classes)
         values = {
             "loss": cross_entropy(self.logits, self.labels),

@@ -22,7 +22,7 @@ def confusion_matrix(evaluation: Evaluation, title: str, class_names: Sequence[s
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
     figure = Figure(figsize=(8, 7), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
-    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
     places = range(len(class_names))
     axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, class_names)
@@ -97,7 +97,7 @@ def sample_grid(
     figure.suptitle(title, color=_INK, x=0.01, ha="left")
     for place, row in enumerate(rows, start=1):
         axes = figure.add_subplot(lines, columns, place)
-        axes.imshow(images[row], interpolation="nearest")
+        axes.imshow(images[row].numpy(), interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
         predicted, true = int(evaluation.preds[row]), int(evaluation.labels[row])

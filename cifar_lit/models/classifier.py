@@ -1,5 +1,6 @@
 """The LightningModule around a network."""
 
+import time
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import CatMetric
 
 from cifar_lit.evaluation.evaluation import Evaluation, classify
-from cifar_lit.models.networks import Network, ThreeBlockCNN
+from cifar_lit.models.networks import Network
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.seeding import derive_seed, global_seed
 
@@ -40,7 +41,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: Network | None = None,
+        network: Network,
         optimizer: OptimizerFactory = Adam,
         lr_scheduler: SchedulerFactory | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
@@ -49,17 +50,17 @@ class Classifier(pl.LightningModule):
         tta_flip: bool = False,
     ) -> None:
         super().__init__()
-        self.network = network or ThreeBlockCNN()
+        self.network = network
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.monitor = monitor
         self.label_smoothing = label_smoothing
         self.tta_flip = tta_flip
+        # One mapping an epoch: `epoch` (from 0), `seconds` with validation, `images` trained on, `lr`, and the metrics.
         self.history: list[dict[str, float]] = []
-        """One mapping an epoch: `epoch` (from 0) and the metrics logged in it."""
+        # The newest answers to the whole "val" or "test" set, from all processes.
         self.evaluations: dict[str, Evaluation] = {}
-        """The newest answers to the whole "val" or "test" set, from all processes."""
         # Answers are gathered over batches and processes; a NaN must stay beside its label.
         self._logits = CatMetric(nan_strategy="disable")
         self._labels = CatMetric(nan_strategy="disable")
@@ -89,6 +90,7 @@ class Classifier(pl.LightningModule):
         # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(derive_seed(global_seed(), self.current_epoch, self.global_rank, 1))
         self._totals = torch.zeros(3, device=self.device)
+        self._epoch_began = time.perf_counter()
         self.evaluations.pop("val", None)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -108,7 +110,10 @@ class Classifier(pl.LightningModule):
         if "val" in self.evaluations:
             metrics |= self.evaluations["val"].named_metrics("val")
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self.history.append({"epoch": self.current_epoch, "lr": float(lr), **metrics})
+        seconds = round(time.perf_counter() - self._epoch_began, 3)
+        self.history.append(
+            {"epoch": self.current_epoch, "seconds": seconds, "images": int(count), "lr": float(lr), **metrics}
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._gather(batch)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cifar_lit.cifar10 import IMAGE_SIZE, NUM_CLASSES
 from cifar_lit.cifar10 import MEAN as CIFAR10_MEAN
 from cifar_lit.cifar10 import STD as CIFAR10_STD
+from cifar_lit.errors import SettingError
 
 
 class Network(nn.Module, ABC):
@@ -75,7 +76,7 @@ class ThreeBlockCNN(Network):
         std: Sequence[float] = CIFAR10_STD,
     ) -> None:
         if not 1 <= depth <= 5:
-            raise ValueError(f"depth is {depth}, expected 1..5: each block halves the 32 pixels of a side")
+            raise SettingError(f"depth is {depth}, expected 1..5: each block halves the 32 pixels of a side.")
         args = {
             "num_classes": num_classes,
             "width": width,

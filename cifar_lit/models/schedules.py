@@ -6,6 +6,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cifar_lit.errors import SettingError
+
 
 class OneCycle(LRScheduler):
     """Warms up linearly to the optimizer's own rate, then falls along half a cosine, once over the whole training.
@@ -29,7 +31,7 @@ class OneCycle(LRScheduler):
         total_steps: int | None = None,
     ) -> None:
         if not 0 <= warmup < 1:
-            raise ValueError(f"warmup is {warmup}, expected 0 <= warmup < 1")
+            raise SettingError(f"warmup is {warmup}, expected 0 <= warmup < 1.")
         self.warmup = warmup
         self.start = start
         self.end = end

@@ -55,13 +55,23 @@ def replace_synced(path: Path, data: bytes) -> None:
 
 
 def append_line(path: Path, line: bytes) -> None:
-    """Appends a line and makes it durable. A torn line that a crash left behind is closed first, not continued."""
+    """Appends a line and makes it durable; a failure leaves the file as it was.
+
+    A torn line that a crash left behind is closed first, not continued.
+    """
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         size = os.fstat(descriptor).st_size
         torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-        os.write(descriptor, (b"\n" if torn else b"") + line + b"\n")
-        os.fsync(descriptor)
+        data = (b"\n" if torn else b"") + line + b"\n"
+        try:
+            while data:  # a full disk shortens a write before it fails one
+                data = data[os.write(descriptor, data) :]
+            os.fsync(descriptor)
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, size)
+            raise
     finally:
         os.close(descriptor)
 

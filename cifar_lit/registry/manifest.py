@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args, get_origin
 
 from cifar_lit.errors import VersionDamagedError
 
@@ -75,7 +75,7 @@ class Manifest(About):
             where: what to call it in an error.
 
         Raises:
-            VersionDamagedError: not JSON, of another schema, or without the expected fields.
+            VersionDamagedError: not JSON, of another schema, or without the expected fields and kinds of values.
         """
         advice = "Restore the version from a copy, or remove its folder."
         try:
@@ -89,4 +89,10 @@ class Manifest(About):
         if set(values) != names:
             odd = ", ".join(sorted(set(values) ^ names))
             raise VersionDamagedError(f"{where} has missing or unknown fields: {odd}. {advice}")
+        kinds = {item.name: get_origin(item.type) for item in fields(Manifest)}
+        wrong = [name for name, kind in kinds.items() if kind in (dict, list) and not isinstance(values[name], kind)]
+        if values["standing"] not in get_args(Standing):
+            wrong.append("standing")
+        if wrong:
+            raise VersionDamagedError(f"{where} has fields with values of the wrong kind: {', '.join(wrong)}. {advice}")
         return Manifest(**values)

@@ -9,10 +9,9 @@ import logging
 import os
 import re
 import shutil
-import stat
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -74,10 +73,7 @@ class Version:
         Raises:
             VersionDamagedError: something is missing, altered or added.
         """
-        found = {
-            str(path.relative_to(self.path)) for path in self.path.rglob("*") if not stat.S_ISDIR(path.lstat().st_mode)
-        }
-        unknown = found - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
+        unknown = _files_below(self.path) - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
         if unknown:
             raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")
         for name in self.manifest.files:
@@ -101,11 +97,20 @@ class Registry:
     # Reading
 
     def ids(self) -> list[str]:
-        """Ids of all version folders, oldest first."""
+        """Ids of all version folders, oldest first.
+
+        Raises:
+            RegistryError: the registry's folder can't be read.
+        """
         try:
             names = [entry.name for entry in os.scandir(self.root) if entry.is_dir()]
         except FileNotFoundError:
             return []
+        except OSError as error:
+            raise RegistryError(
+                f"registry {self} can't be read: {error.strerror}. Change the permissions, or name another folder with "
+                f"--registry (or {ROOT_VARIABLE})."
+            ) from error
         return sorted((name for name in names if _ID.fullmatch(name)), key=_number)
 
     def get(self, version_id: str) -> Version:
@@ -157,7 +162,8 @@ class Registry:
             named = (self.root / _CHAMPION).read_text().strip()
         except (OSError, UnicodeDecodeError):
             named = ""
-        promoted = [version for version in self.versions() if version.manifest.standing == "promoted"]
+        versions = self.versions()
+        promoted = [version for version in versions if version.manifest.standing == "promoted"]
         order = [version for version in promoted if version.id == named] or []
         order += [version for version in reversed(promoted) if version.id != named]
         for version in order:
@@ -169,7 +175,8 @@ class Registry:
             if version.id != named:
                 _log.warning("%s: champion is %r, which can't be served; %s takes its place", self, named, version.id)
             return version
-        if order:
+        unreadable = named in self.ids() and all(version.id != named for version in versions)
+        if order or unreadable:
             raise VersionDamagedError(
                 f"{self}: no promoted version is whole. `cifar-lit versions verify` says what is wrong with each."
             )
@@ -231,15 +238,15 @@ class Registry:
         Raises:
             RegistryError: it could not be written; nothing is left behind.
         """
-        with self._explained("no version was published"):
-            self.root.mkdir(parents=True, exist_ok=True)
+        with self._explained("no version was published"), ExitStack() as stack:
             staging = self.root / f"{_STAGING}{uuid.uuid4().hex}"
-            staging.mkdir()
             try:
-                with hold(staging, timeout_s=0):  # tells a sweep that the folder's maker is alive
-                    write_tree(staging, files)
-                    with self._locked():
-                        return self._appear(staging, files, about)
+                with self._locked():  # no sweep may come between making the folder and holding it
+                    staging.mkdir()
+                    stack.enter_context(hold(staging, timeout_s=0))  # tells a sweep that the folder's maker is alive
+                write_tree(staging, files)
+                with self._locked():
+                    return self._appear(staging, files, about)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -258,8 +265,7 @@ class Registry:
         """
         with self._explained(f"{version_id} was not promoted"), self._locked():
             version = self.resolve(version_id)
-            champion = self.champion()
-            before = champion.id if champion else None
+            before = self._champion_id()
             if instead_of not in ("", before):
                 raise ChampionChangedError(f"the champion is {before}, no longer {instead_of}. Compare again.")
             version = self._stand(version, "promoted", reason)
@@ -282,8 +288,7 @@ class Registry:
         """
         with self._explained(f"{version_id} was not rejected"), self._locked():
             version = self.get(version_id)
-            champion = self.champion()
-            if champion is not None and champion.id == version.id:
+            if self._champion_id() == version.id:
                 raise RegistryError(f"{version.id} is the champion. Roll back or promote another version first.")
             version = self._stand(version, "rejected", reason)
             self._record("reject", version.id, reason)
@@ -339,7 +344,9 @@ class Registry:
             ) from error
 
     def _sweep(self) -> None:
-        """Removes what crashed publishers left behind."""
+        """Removes what crashed processes left behind."""
+        for path in [*self.root.glob(f".{_CHAMPION}.tmp"), *self.root.glob(f"v*/.{MANIFEST}.tmp")]:
+            path.unlink(missing_ok=True)
         for path in self.root.glob(f"{_STAGING}*"):
             try:
                 descriptor = os.open(path, os.O_RDONLY)
@@ -372,9 +379,22 @@ class Registry:
         Version(staging, manifest).verify()  # what the disk gives back is what was meant
         target = self.root / version_id
         os.rename(staging, target)
-        sync_folder(self.root)
-        self._record("publish", version_id, "", parent=about.parent)
+        try:
+            sync_folder(self.root)
+            self._record("publish", version_id, "", parent=about.parent)
+        except BaseException:
+            with suppress(OSError):
+                os.rename(target, staging)
+            raise
         return Version(target, manifest)
+
+    def _champion_id(self) -> str | None:
+        """The champion's id, for a change that must be possible when no promoted version is whole: none then."""
+        try:
+            champion = self.champion()
+        except VersionDamagedError:
+            return None
+        return champion.id if champion else None
 
     def _next_id(self) -> str:
         """One above every id that is or ever was in use: an id removed from the disk is still in the history."""
@@ -406,6 +426,15 @@ class Registry:
         raise RegistryError(
             f"{self}: no other promoted version was served before {champion.id}. Promote one by its id."
         )
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Paths inside `folder` of all but folders. Others may write there meanwhile: nothing is looked up twice."""
+    found = set()
+    for base, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        found |= {os.path.relpath(os.path.join(base, name), folder) for name in names + links}
+    return found
 
 
 def _number(version_id: str) -> int:

@@ -33,15 +33,22 @@ def load_network(version: Version, device: torch.device | str = "cpu") -> Networ
         VersionDamagedError: the weights differ from their hash, or do not fit the network that the manifest names.
     """
     manifest = version.manifest
+    name = manifest.network.get("name")
+    if name not in NETWORKS:
+        raise VersionDamagedError(
+            f"{version.path}: its network {name!r} is unknown, this code has {', '.join(NETWORKS)}. Update cifar_lit, "
+            "or use another version."
+        )
     try:
-        network_class = NETWORKS[manifest.network["name"]]
+        network_class = NETWORKS[name]
         network = network_class(**manifest.network["args"], mean=manifest.mean, std=manifest.std)
         network.load_state_dict(safetensors.torch.load(version.read(WEIGHTS)))
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         if isinstance(error, VersionDamagedError):
             raise
+        detail = " ".join(str(error).split("\n", 2)[:2])  # torch names the first misfit on the second line
         raise VersionDamagedError(
-            f"{version.path}: the weights do not fit the network of the manifest ({str(error).splitlines()[0]}). "
+            f"{version.path}: the weights do not fit the network of the manifest ({' '.join(detail.split())}). "
             "Restore the version from a copy, or use another."
         ) from error
     return network.to(device).eval()

@@ -33,6 +33,20 @@ class BestCheckpoint(ModelCheckpoint):
         )
         self.best_epoch: int | None = None
         """Epoch (from 0) whose weights the model holds after training; None before, and if no epoch was finished."""
+        self._best: dict[str, Any] | None = None
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        before = self.best_model_path
+        super().on_train_epoch_end(trainer, pl_module)
+        if self.best_model_path != before:
+            # Read back at once: a file that was cut off is found out now, and the best weights outlive their file.
+            self._best = _read(self.best_model_path)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning forgets the best score when the resumed run has another folder, as it always has here.
+        super().load_state_dict({**state_dict, "dirpath": self.dirpath})
+        if Path(self.best_model_path).is_file():
+            self._best = _read(self.best_model_path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_end(trainer, pl_module)
@@ -43,11 +57,14 @@ class BestCheckpoint(ModelCheckpoint):
         self._restore(pl_module)
 
     def _restore(self, pl_module: pl.LightningModule) -> None:
-        if not self.best_model_path or self.best_epoch is not None:
+        if self._best is None or self.best_epoch is not None:
             return
-        path = Path(self.best_model_path)
-        checkpoint: dict[str, Any] = torch.load(path, map_location=pl_module.device, weights_only=True)
-        pl_module.load_state_dict(checkpoint["state_dict"])
-        self.best_epoch = int(checkpoint["epoch"])
+        pl_module.load_state_dict(self._best["state_dict"])
+        self.best_epoch = int(self._best["epoch"])
         score = float("nan") if self.best_model_score is None else self.best_model_score.item()
         rank_zero_info(f"Kept the weights of epoch {self.best_epoch + 1} ({self.monitor} {score:.4f}).")
+
+
+def _read(path: str) -> dict[str, Any]:
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    return {"epoch": checkpoint["epoch"], "state_dict": checkpoint["state_dict"]}

@@ -27,6 +27,7 @@ RUNS = "runs"
 
 _NOISE = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own affair
+    r"LightningCLI's args parameter is intended to run from within Python",  # so it is
     r"The number of training batches .* is smaller than the logging interval",  # metrics are logged once an epoch
 )
 
@@ -47,6 +48,11 @@ def hush_lightning() -> None:
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
+
+
+class _Parser(LightningArgumentParser):
+    def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
+        print("usage: cifar-lit fit --config configs/NAME.yaml [--model.* --data.* --trainer.* ...]", file=file)
 
 
 class OneBar(TQDMProgressBar):
@@ -74,12 +80,14 @@ class FitCLI(LightningCLI):
     published: Published | None = None
 
     def __init__(self, args: list[str] | None = None) -> None:
+        hush_lightning()
         super().__init__(
             Classifier,
             CIFAR10DataModule,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={"logger": _LOGGERS, "max_epochs": 15, "precision": None, "enable_model_summary": False},
             seed_everything_default=0,
+            parser_class=_Parser,
             parser_kwargs={"prog": "cifar-lit"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -110,7 +118,6 @@ class FitCLI(LightningCLI):
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
         keep_freed_memory()
-        hush_lightning()
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         configured = self._get(self.config_init, "trainer")
@@ -132,6 +139,7 @@ class FitCLI(LightningCLI):
         self._began = time.monotonic()
 
     def after_fit(self) -> None:
+        self._run_folder = self.trainer.log_dir  # asked of all processes together
         if not self.trainer.is_global_zero:
             return
         best = self._callback(BestCheckpoint)
@@ -151,7 +159,7 @@ class FitCLI(LightningCLI):
             "device": str(self.trainer.strategy.root_device),
             "num_devices": self.trainer.world_size,
         }
-        config = self._parser("fit").dump(self.config.fit, skip_none=False, skip_link_targets=True)
+        config = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
         self.published = publish(self.model, self.datamodule, self.registry, config=config, training=training)
         self._tell(self.published)
 
@@ -166,10 +174,10 @@ class FitCLI(LightningCLI):
         print(f"{version.id} is {version.manifest.standing}: {published.decision.reason}.")
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
-        if self.trainer.log_dir is not None:
+        if self._run_folder is not None:
             grid = plots.sample_grid(self.datamodule.test_set.images, test, f"{version.id} on the test set")
-            Path(self.trainer.log_dir, "samples.png").write_bytes(grid)
-            print(f"Logs, checkpoints to resume from, sample images: {self.trainer.log_dir}")
+            Path(self._run_folder, "samples.png").write_bytes(grid)
+            print(f"Logs, checkpoints to resume from, sample images: {self._run_folder}")
 
     def _callback(self, kind: type[_Callback]) -> _Callback:
         return next(each for each in self.trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]

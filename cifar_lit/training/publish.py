@@ -10,9 +10,11 @@ import torch
 import cifar_lit
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.errors import VersionDamagedError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import WEIGHTS, ChampionChangedError, Registry, Version
 from cifar_lit.registry.weights import describe, dump
@@ -73,8 +75,7 @@ def publish(
     files |= _report_files(evaluations, classifier.history, training.get("best_epoch"))
     version = registry.publish(files, about)
     while True:
-        champion = registry.champion()
-        decision = decide(network, datamodule, champion)
+        champion, decision = _compare(network, datamodule, registry)
         if not decision.promote:
             version = registry.keep_as_candidate(version.id, decision.reason)
             break
@@ -84,6 +85,14 @@ def publish(
         except ChampionChangedError:
             continue  # another run was promoted meanwhile: compare with that one
     return Published(version, decision, evaluations)
+
+
+def _compare(network: Network, datamodule: CIFAR10DataModule, registry: Registry) -> tuple[Version | None, Decision]:
+    try:
+        champion = registry.champion()
+    except VersionDamagedError as error:
+        return None, Decision(False, f"there is no champion to compare it with ({error})")
+    return champion, decide(network, datamodule, champion)
 
 
 def _report_files(

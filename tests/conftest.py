@@ -1,0 +1,65 @@
+"""Fixtures that several test files share: a registry in a temporary folder, and tiny untrained versions for it."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.models.networks import Network, ThreeBlockCNN
+from cifar_lit.registry.manifest import About
+from cifar_lit.registry.registry import WEIGHTS, Registry, Version
+from cifar_lit.registry.weights import describe, dump
+
+
+def tiny_network(seed: int = 0) -> Network:
+    """A small untrained network, in evaluation mode."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return ThreeBlockCNN(width=4, depth=2, hidden=8).eval()
+
+
+@pytest.fixture
+def network() -> Network:
+    return tiny_network()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    return Registry(tmp_path / "checkpoints")
+
+
+@pytest.fixture
+def publish(registry: Registry) -> Callable[..., Version]:
+    """Publishes a tiny version: `publish(seed=0, promote=False, parent=None)`."""
+
+    def publish_tiny(seed: int = 0, *, promote: bool = False, parent: str | None = None) -> Version:
+        network = tiny_network(seed)
+        about = About(
+            **describe(network),
+            class_names=list(CLASS_NAMES),
+            metrics={"val/acc": 0.25, "test/acc": 0.125},
+            data={
+                "source": "generated",
+                "train": {"count": 100, "sha256": "0" * 64},
+                "test": {"count": 20, "sha256": "1" * 64},
+                "split": {"seed": 42, "val_fraction": 0.2},
+            },
+            seed=seed,
+            code={"cifar_lit": "0", "torch": "0"},
+            training={"epochs": 3},
+            parent=parent,
+        )
+        files = {
+            WEIGHTS: dump(network),
+            "config.yaml": b"seed_everything: 0\n",
+            "report/metrics.json": b"{}\n",
+            "report/report.txt": b"the report\n",
+            "report/confusion_matrix.png": b"a picture",
+            "report/curves.png": b"another picture",
+        }
+        version = registry.publish(files, about)
+        return registry.promote(version.id, "it is better") if promote else version
+
+    return publish_tiny

@@ -1,0 +1,106 @@
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.nn.functional import cross_entropy
+from torch.optim import SGD, AdamW
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.networks import ThreeBlockCNN
+from cifar_lit.models.schedules import OneCycle
+
+
+@pytest.fixture
+def data() -> CIFAR10DataModule:
+    return CIFAR10DataModule(source="synthetic", num_synthetic=200, batch_size=32, eval_batch_size=30)
+
+
+def network(**options: float) -> ThreeBlockCNN:
+    torch.manual_seed(0)
+    return ThreeBlockCNN(width=4, hidden=8, **options)  # type: ignore[arg-type]
+
+
+def trainer() -> pl.Trainer:
+    return pl.Trainer(
+        accelerator="cpu",
+        devices=1,
+        max_epochs=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+
+
+def test_weight_decay_spares_biases_and_batch_norm(data: CIFAR10DataModule):
+    classifier = Classifier(network(), optimizer=partial(AdamW, weight_decay=0.3))
+    optimizer = classifier.configure_optimizers()
+    assert isinstance(optimizer, AdamW)
+    decay = {id(weight): group["weight_decay"] for group in optimizer.param_groups for weight in group["params"]}
+    for weight in classifier.parameters():
+        assert decay[id(weight)] == (0.3 if weight.ndim > 1 else 0.0)
+
+
+def test_one_cycle_spans_the_whole_training(data: CIFAR10DataModule):
+    classifier = Classifier(network(), optimizer=partial(SGD, lr=1.0), lr_scheduler=OneCycle)
+    fit = trainer()
+    fit.fit(classifier, data)
+    schedule = fit.lr_scheduler_configs[0]
+    assert schedule.interval == "step"
+    assert schedule.scheduler.total_steps == fit.global_step == 5
+    assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
+
+
+def test_a_plateau_schedule_watches_the_monitored_metric(data: CIFAR10DataModule):
+    classifier = Classifier(network(), partial(SGD, lr=1.0), ReduceLROnPlateau, monitor="val/acc")
+    fit = trainer()
+    fit.fit(classifier, data)
+    assert fit.lr_scheduler_configs[0].monitor == "val/acc"
+
+
+def test_training_loss_and_accuracy_are_means_over_all_images(data: CIFAR10DataModule):
+    model = network(dropout=0.0)
+    classifier = Classifier(model, partial(SGD, lr=0.0), label_smoothing=0.1)
+    fit = trainer()
+    fit.fit(classifier, data)
+    model.train()
+    losses, hits = [], []
+    loader = data.train_dataloader()
+    for images, labels in loader:
+        logits = model(images)
+        losses.append(cross_entropy(logits, labels, label_smoothing=0.1, reduction="none"))
+        hits.append(logits.argmax(1) == labels)
+    assert classifier.history[0]["images"] == 160
+    assert classifier.history[0]["train/loss"] == pytest.approx(torch.cat(losses).mean().item(), abs=1e-5)
+    assert classifier.history[0]["train/acc"] == pytest.approx(torch.cat(hits).float().mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("tta_flip", [False, True])
+def test_the_test_loop_measures_what_evaluate_measures(data: CIFAR10DataModule, tta_flip: bool):
+    classifier = Classifier(network(), tta_flip=tta_flip)
+    fit = trainer()
+    (logged,) = fit.test(classifier, data, verbose=False)
+    expected = evaluate(classifier.network, data.test_set, tta_flip=tta_flip, batch_size=200)
+    assert logged == pytest.approx(expected.named_metrics("test"), abs=1e-5)
+    assert torch.equal(classifier.evaluations["test"].labels, data.test_set.labels)
+    assert torch.allclose(classifier.evaluations["test"].logits, expected.logits, atol=1e-5)
+
+
+def test_validation_loss_has_no_label_smoothing(data: CIFAR10DataModule):
+    plain, smoothed = Classifier(network()), Classifier(network(), label_smoothing=0.5)
+    values = [trainer().validate(each, data, verbose=False)[0]["val/loss"] for each in (plain, smoothed)]
+    assert values[0] == values[1]
+
+
+def test_history_has_a_row_for_each_epoch(data: CIFAR10DataModule):
+    classifier = Classifier(network())
+    fit = trainer()
+    fit.fit_loop.max_epochs = 2
+    fit.fit(classifier, data)
+    assert [row["epoch"] for row in classifier.history] == [0, 1]
+    names = {"epoch", "seconds", "images", "lr", "train/loss", "train/acc", "val/loss", "val/acc", "val/f1"}
+    assert names <= set(classifier.history[0])

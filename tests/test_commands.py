@@ -1,0 +1,307 @@
+"""The commands that need no training, as a user calls them."""
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.io import write_png
+
+import cifar_lit
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.cli import main
+from cifar_lit.registry.registry import Registry
+
+COMMANDS = ("fit", "validate", "test", "predict", "versions", "serve")
+SUMMARY = {"id", "parent", "standing", "champion", "metrics", "created_at", "network", "reason"}
+
+
+@pytest.fixture(autouse=True)
+def registry_folder(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR_LIT_REGISTRY", str(registry.root))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    """A folder with three PNG files, of which one is in a folder of its own, and a file of another kind."""
+    folder = tmp_path / "images"
+    (folder / "more").mkdir(parents=True)
+    for seed, name in enumerate(("a.png", "b.PNG", "more/c.png")):
+        generator = torch.Generator().manual_seed(seed)
+        write_png(torch.randint(0, 256, (3, 32, 40), dtype=torch.uint8, generator=generator), str(folder / name))
+    (folder / "notes.txt").write_text("mine")
+    return folder
+
+
+def called(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of a command."""
+    status = main([str(arg) for arg in args])
+    return status, *capsys.readouterr()
+
+
+def json_of(capsys: pytest.CaptureFixture[str], *args: object):
+    status, out, err = called(capsys, *args)
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+# cifar-lit
+
+
+def test_without_a_command_the_usage_is_shown(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main([])
+    assert "usage: cifar-lit [-h] [--version] COMMAND" in capsys.readouterr().err
+
+
+def test_help_lists_every_command(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == [*COMMANDS]
+
+
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["train"])
+    assert re.search(r"invalid choice: 'train' \(choose from '?fit", capsys.readouterr().err)
+
+
+def test_version_is_that_of_the_package(capsys) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"cifar-lit {cifar_lit.__version__}\n"
+
+
+@pytest.mark.parametrize("args", [["predict", "--help"], ["versions", "--help"], ["versions", "show", "--help"]])
+def test_a_command_shows_its_help(capsys, args: list[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(args)
+    assert f"usage: cifar-lit {' '.join(args[:-1])}" in capsys.readouterr().out
+
+
+# cifar-lit versions
+
+
+def test_versions_list_marks_the_champion(capsys, publish) -> None:
+    publish(promote=True)
+    publish(parent="v0001")
+    status, out, err = called(capsys, "versions", "list")
+    head, first, second, legend = out.splitlines()
+    assert (status, err) == (0, "")
+    assert head.split()[:5] == ["id", "parent", "standing", "val/acc", "test/acc"]
+    assert first.split()[:6] == ["*", "v0001", "-", "promoted", "0.2500", "0.1250"]
+    assert second.split()[:6] == ["v0002", "v0001", "candidate", "0.2500", "0.1250", "ThreeBlockCNN"]
+    assert legend.startswith("* is the champion")
+
+
+def test_versions_list_as_json(capsys, publish) -> None:
+    publish(promote=True)
+    publish(parent="v0001")
+    first, second = json_of(capsys, "versions", "list", "--json")
+    assert set(first) == set(second) == SUMMARY
+    assert (first["id"], first["champion"], first["standing"], first["parent"]) == ("v0001", True, "promoted", None)
+    assert (second["id"], second["champion"], second["standing"]) == ("v0002", False, "candidate")
+    assert first["metrics"] == {"val/acc": 0.25, "test/acc": 0.125}
+    assert second["parent"] == "v0001"
+
+
+def test_versions_list_of_an_empty_registry(capsys, registry: Registry) -> None:
+    status, out, _ = called(capsys, "versions", "list")
+    assert (status, out) == (0, f"No version in {registry} yet. `cifar-lit fit` makes one.\n")
+    assert json_of(capsys, "versions", "list", "--json") == []
+    assert json_of(capsys, "versions", "verify", "--json") == {}
+
+
+def test_versions_list_goes_on_when_the_champion_is_damaged(capsys, publish) -> None:
+    (publish(promote=True).path / "model.safetensors").unlink()
+    status, out, _ = called(capsys, "versions", "list", "--json")
+    assert status == 0
+    assert [(row["id"], row["champion"]) for row in json.loads(out)] == [("v0001", False)]
+
+
+@pytest.mark.parametrize("reference", ["latest", "v0001"])
+def test_versions_show_tells_all_and_the_report(capsys, publish, reference: str) -> None:
+    version = publish(promote=True)
+    status, out, err = called(capsys, "versions", "show", reference)
+    assert (status, err) == (0, "")
+    assert out.startswith("v0001 (champion): promoted, it is better\n")
+    assert "generated: 100 images, sha256 0000000000000000" in out
+    assert "val/acc 0.2500, test/acc 0.1250" in out
+    assert str(version.path) in out
+    assert out.endswith("\n\nthe report\n")
+
+
+def test_versions_show_as_json_is_the_manifest_and_the_champion(capsys, publish) -> None:
+    version = publish()
+    shown = json_of(capsys, "versions", "show", "v0001", "--json")
+    assert shown == json.loads((version.path / "manifest.json").read_text()) | {"champion": False}
+
+
+def test_versions_promote(capsys, publish, registry: Registry) -> None:
+    publish(promote=True)
+    publish()
+    status, out, _ = called(capsys, "versions", "promote", "v0002", "--reason", "looks better")
+    assert (status, out) == (0, f"v0002 is the champion of {registry} now.\n")
+    assert registry.resolve("latest").manifest.reason == "looks better"
+    summary = json_of(capsys, "versions", "promote", "v0001", "--json")
+    assert set(summary) == SUMMARY
+    assert (summary["id"], summary["champion"], summary["reason"]) == ("v0001", True, "by hand")
+
+
+def test_versions_rollback(capsys, publish, registry: Registry) -> None:
+    for _ in range(3):
+        publish(promote=True)
+    status, out, _ = called(capsys, "versions", "rollback", "--reason", "it was worse")
+    assert (status, out) == (0, f"v0002 is the champion of {registry} now.\n")
+    assert registry.get("v0003").manifest.reason == "it was worse"
+    summary = json_of(capsys, "versions", "rollback", "--json")
+    assert set(summary) == SUMMARY
+    assert (summary["id"], summary["champion"]) == ("v0001", True)
+    status, out, err = called(capsys, "versions", "rollback")
+    assert (status, out) == (2, "")
+    assert "error: " in err
+    assert "no other promoted version was served before v0001" in err
+
+
+def test_versions_verify(capsys, publish) -> None:
+    publish()
+    damaged = publish()
+    assert called(capsys, "versions", "verify") == (0, "v0001  whole\nv0002  whole\n", "")
+    assert json_of(capsys, "versions", "verify", "--json") == {"v0001": None, "v0002": None}
+    (damaged.path / "config.yaml").write_bytes(b"")
+    status, out, _ = called(capsys, "versions", "verify")
+    assert status == 1
+    assert out.startswith(f"v0001  whole\nv0002  {damaged.path}/config.yaml differs from its hash")
+    status, out, _ = called(capsys, "versions", "verify", "--json")
+    assert status == 1
+    assert "config.yaml differs" in json.loads(out)["v0002"]
+
+
+@pytest.mark.parametrize("args", [["show", "v0009"], ["promote", "v0009"], ["promote", "v0009", "--json"]])
+def test_an_unknown_version_is_an_error_on_standard_error(capsys, publish, args: list[str]) -> None:
+    publish()
+    status, out, err = called(capsys, "versions", *args)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: no version 'v0009' in ")
+    assert "(have v0001..v0001)" in err
+
+
+def test_the_registry_option_goes_before_the_environment(capsys, publish, tmp_path: Path) -> None:
+    publish()
+    assert json_of(capsys, "versions", "list", "--json", "--registry", tmp_path / "other") == []
+
+
+def test_a_registry_that_is_a_file_is_an_error(capsys, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    status, _, err = called(capsys, "versions", "list", "--registry", tmp_path / "file")
+    assert status == 2
+    assert "can't be read: Not a directory" in err
+
+
+# cifar-lit predict
+
+
+def test_predict_a_file_gives_a_table(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    status, out, err = called(capsys, "predict", images / "a.png")
+    head, row = out.splitlines()
+    assert (status, err) == (0, "")
+    assert head.split() == ["file", "prediction", "confidence", "version"]
+    name, prediction, confidence, version = row.split()
+    assert (name, version) == (str(images / "a.png"), "v0001")
+    assert prediction in CLASS_NAMES
+    assert 0.1 <= float(confidence) <= 1
+
+
+def test_predict_a_folder_answers_every_image_below_it(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    rows = json_of(capsys, "predict", images, "--format", "json")
+    assert [row["file"] for row in rows] == [str(images / name) for name in ("a.png", "b.PNG", "more/c.png")]
+    for row in rows:
+        assert list(row) == ["file", "prediction", "confidence", "probabilities", "version"]
+        assert tuple(row["probabilities"]) == CLASS_NAMES
+        assert sum(row["probabilities"].values()) == pytest.approx(1, abs=1e-6)
+        assert row["confidence"] == row["probabilities"][row["prediction"]] == max(row["probabilities"].values())
+
+
+def test_predict_answers_in_the_order_given(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    files = [str(images / name) for name in ("more/c.png", "a.png", "b.PNG", "a.png")]
+    assert [row["file"] for row in json_of(capsys, "predict", *files, "--format", "json")] == files
+
+
+def test_predict_from_a_version_that_is_not_the_champion(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    publish(seed=1)
+    (row,) = json_of(capsys, "predict", images / "a.png", "--from", "v0002", "--format", "json")
+    assert row["version"] == "v0002"
+
+
+def test_predict_as_csv_has_a_column_a_class(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    status, out, _ = called(capsys, "predict", images, "--format", "csv")
+    rows = list(csv.DictReader(io.StringIO(out)))
+    expected = json_of(capsys, "predict", images, "--format", "json")
+    assert status == 0
+    assert list(rows[0]) == ["file", "prediction", "confidence", *CLASS_NAMES, "version"]
+    for row, other in zip(rows, expected, strict=True):
+        assert (row["file"], row["prediction"]) == (other["file"], other["prediction"])
+        assert {name: float(row[name]) for name in CLASS_NAMES} == other["probabilities"]
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_predict_writes_to_out_what_it_would_print(capsys, publish, images: Path, tmp_path: Path, form: str) -> None:
+    publish(promote=True)
+    _, printed, _ = called(capsys, "predict", images, "--format", form)
+    assert called(capsys, "predict", images, "--format", form, "--out", tmp_path / "out") == (0, "", "")
+    assert (tmp_path / "out").read_text() == printed
+
+
+def test_a_broken_file_does_not_keep_the_others_from_an_answer(capsys, publish, images: Path) -> None:
+    publish(promote=True)
+    (images / "b.PNG").write_bytes(b"not a picture")
+    status, out, err = called(capsys, "predict", images, "--format", "json")
+    assert status == 2
+    assert [Path(row["file"]).name for row in json.loads(out)] == ["a.png", "c.png"]
+    assert err == (
+        f"error: {images / 'b.PNG'}: the content is not a PNG, JPEG or WebP image. Convert it to one of these.\n"
+    )
+
+
+@pytest.mark.parametrize(("form", "lines"), [("table", 0), ("csv", 1), ("json", 1)])
+def test_nothing_but_broken_files_gives_an_empty_answer(capsys, publish, tmp_path: Path, form: str, lines: int) -> None:
+    publish(promote=True)
+    (tmp_path / "a.png").write_bytes(b"")
+    status, out, err = called(capsys, "predict", tmp_path / "a.png", "--format", form)
+    assert (status, len(out.splitlines())) == (2, lines)
+    assert "the file is empty" in err
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["nothing.png"], "nothing.png: no such file or folder"),
+        (["images/empty"], "images/empty: no PNG, JPEG or WebP file in this folder"),
+        (["images/a.png", "--from", "v0009"], "no version 'v0009' in"),
+        (["images/a.png", "--out", "nowhere/out.json"], "nowhere/out.json can't be written: No such file or directory"),
+    ],
+)
+def test_predict_refuses_what_it_cannot_do(
+    capsys, publish, images: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+) -> None:
+    publish(promote=True)
+    (images / "empty").mkdir()
+    monkeypatch.chdir(images.parent)
+    status, out, err = called(capsys, "predict", *args)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"error: {message}")
+
+
+def test_predict_without_a_champion_says_how_to_get_one(capsys, images: Path) -> None:
+    status, out, err = called(capsys, "predict", images / "a.png")
+    assert (status, out) == (2, "")
+    assert "has no champion: no version was promoted yet. Train one with `cifar-lit fit`" in err

@@ -1,0 +1,109 @@
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lit.data import datamodule as module
+from cifar_lit.data.augment import Augmentation
+from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.errors import DataError, SettingError
+
+
+def synthetic(**options: object) -> CIFAR10DataModule:
+    return CIFAR10DataModule(source="synthetic", num_synthetic=200, **options)  # type: ignore[arg-type]
+
+
+def test_batches_are_channels_last_pixels_and_labels():
+    data = synthetic(batch_size=64, augment=Augmentation(flip=True, shift=2))
+    data.setup("fit")
+    images, labels = next(iter(data.train_dataloader()))
+    assert images.shape[1:] == (3, 32, 32)
+    assert images.dtype == torch.uint8
+    assert images.is_contiguous(memory_format=torch.channels_last)
+    assert labels.dtype == torch.int64
+
+
+def test_training_and_validation_share_no_row_and_leave_none_out():
+    data = synthetic(val_fraction=0.3)
+    data.setup("fit")
+    assert (len(data.train_set), len(data.val_set), len(data.test_set)) == (140, 60, 200)
+    assert torch.bincount(data.val_set.labels).tolist() == [6] * 10
+
+
+def test_training_images_are_shuffled_and_evaluation_images_are_not():
+    data = synthetic()
+    data.setup("fit")
+    train = torch.cat([labels for _, labels in data.train_dataloader()])
+    assert not torch.equal(train, data.train_set.labels)
+    val = torch.cat([images for images, _ in data.val_dataloader()])
+    assert torch.equal(val.permute(0, 2, 3, 1), data.val_set.images)
+
+
+def test_testing_reads_the_test_split_alone(monkeypatch: pytest.MonkeyPatch):
+    read = []
+    original = module.read_split
+    monkeypatch.setattr(
+        module, "read_split", lambda name, *args, **kw: read.append(name) or original(name, *args, **kw)
+    )
+    synthetic().setup("test")
+    assert read == ["test"]
+
+
+def test_a_missing_test_split_is_found_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def only_train(name: str, *args: object, **options: object) -> object:
+        if name == "test":
+            raise DataError("no test split")
+        return module.synthetic_train
+
+    data = synthetic()
+    monkeypatch.setattr(module, "synthetic_train", data.split("train"), raising=False)
+    data._splits.clear()
+    monkeypatch.setattr(module, "read_split", only_train)
+    with pytest.raises(DataError, match="no test split"):
+        data.setup("fit")
+
+
+def test_fingerprint_tells_equal_data_from_other_data():
+    same, also, other = synthetic(), synthetic(), CIFAR10DataModule(source="synthetic", num_synthetic=100)
+    assert same.fingerprint() == also.fingerprint()
+    assert same.fingerprint()["train"]["sha256"] != other.fingerprint()["train"]["sha256"]
+    assert synthetic(split_seed=3).fingerprint()["split"] == {"seed": 3, "val_fraction": 0.2}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"val_fraction": 0.0}, "val_fraction is 0.0"),
+        ({"val_fraction": 1.0}, "expected 0 < val_fraction < 1"),
+        ({"batch_size": 0}, "must be 1 or more"),
+        ({"eval_batch_size": -1}, "must be 1 or more"),
+    ],
+)
+def test_senseless_settings_are_refused(options: dict[str, float], message: str):
+    with pytest.raises(SettingError, match=message):
+        synthetic(**options)
+
+
+def test_a_split_without_validation_images_is_refused():
+    with pytest.raises(DataError, match="leaves 200 for training and 0 for validation.*--data.val_fraction"):
+        synthetic(val_fraction=0.001).setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("source", "download", "called"), [("auto", True, 1), ("auto", False, 0), ("synthetic", True, 0)]
+)
+def test_downloads_only_when_asked(source: str, download: bool, called: int, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+    monkeypatch.setattr(module, "download_if_absent", lambda *args: calls.append(args))
+    CIFAR10DataModule(source=source, download=download, mirror="http://x/").prepare_data()  # type: ignore[arg-type]
+    assert len(calls) == called
+
+
+@pytest.mark.skipif("CIFAR_LIT_DATA" not in os.environ, reason="CIFAR_LIT_DATA names no CIFAR-10")
+def test_real_cifar10_is_split_evenly():
+    data = CIFAR10DataModule()
+    data.setup("fit")
+    assert torch.bincount(data.train_set.labels).tolist() == [4000] * 10
+    assert torch.bincount(data.val_set.labels).tolist() == [1000] * 10
+    assert torch.bincount(data.test_set.labels).tolist() == [1000] * 10

@@ -1,0 +1,303 @@
+"""`cifar-lit fit` from its command line to the version it makes."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from cifar_lit.cli import main
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.weights import load_network
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+SMOKE = str(CONFIGS / "smoke.yaml")
+QUICK = ["--data.num_synthetic", "200", "--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
+
+Fit = Callable[..., int]
+
+
+@pytest.fixture
+def fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Fit:
+    """Runs `cifar-lit fit` in a temporary folder; gives its exit status."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *options, config=SMOKE: main(["fit", "--config", config, *QUICK, *options])
+
+
+def weights(registry: Registry, version_id: str) -> dict[str, torch.Tensor]:
+    return load_network(registry.resolve(version_id)).state_dict()
+
+
+def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool:
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pytest.CaptureFixture[str]):
+    assert fit() == 0
+    version = Registry("checkpoints").resolve("latest")
+    assert version.id == "v0001"
+    assert set(version.manifest.files) == {
+        "model.safetensors",
+        "config.yaml",
+        "report/metrics.json",
+        "report/report.txt",
+        "report/confusion_matrix.png",
+        "report/curves.png",
+    }
+    assert {"val/acc", "test/acc", "test/precision", "test/recall", "test/f1", "test/loss"} <= set(
+        version.manifest.metrics
+    )
+    assert version.manifest.data["train"]["count"] == 200
+    printed = capsys.readouterr().out
+    assert "v0001 is promoted: there was no champion yet." in printed
+    assert f"test/acc {version.manifest.metrics['test/acc']:.4f}" in printed
+
+
+def test_a_run_leaves_logs_checkpoints_and_sample_images(fit: Fit):
+    fit()
+    run = Path("runs/version_0")
+    assert (run / "metrics.csv").read_text().startswith("epoch,")
+    assert list(run.glob("events.out.tfevents.*"))
+    assert (run / "samples.png").read_bytes().startswith(b"\x89PNG")
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"epoch-000.ckpt", "last.ckpt"}
+
+
+def test_the_saved_config_reruns_the_run_to_equal_weights(fit: Fit):
+    fit("--data.augment.rotation", "20", "--model.network.init_args.dropout", "0.4", "--seed_everything", "5")
+    assert fit("--registry", "again", config="checkpoints/v0001/config.yaml") == 0
+    assert equal(weights(Registry("checkpoints"), "v0001"), weights(Registry("again"), "v0001"))
+
+
+def test_another_seed_gives_other_weights_on_the_same_split(fit: Fit):
+    fit("--seed_everything", "1")
+    fit("--seed_everything", "2")
+    registry = Registry("checkpoints")
+    assert not equal(weights(registry, "v0001"), weights(registry, "v0002"))
+    assert registry.get("v0001").manifest.data == registry.get("v0002").manifest.data
+
+
+def test_a_worse_result_stays_a_candidate(fit: Fit, capsys: pytest.CaptureFixture[str]):
+    fit("--trainer.max_epochs", "4")
+    fit("--model.optimizer.init_args.lr", "0.0")
+    registry = Registry("checkpoints")
+    worse = registry.get("v0002").manifest
+    assert worse.standing == "candidate"
+    assert registry.resolve("latest").id == "v0001"
+    assert "is not above champion v0001's" in worse.reason
+    assert "on the same 40 images" in worse.reason
+    assert worse.reason in capsys.readouterr().out
+
+
+def test_a_better_result_is_promoted(fit: Fit):
+    fit("--model.optimizer.init_args.lr", "0.0")
+    fit("--trainer.max_epochs", "4")
+    assert Registry("checkpoints").resolve("latest").id == "v0002"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [("--data.num_synthetic", "300", "training data"), ("--data.split_seed", "7", "split seed")],
+)
+def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: str, value: str, words: str):
+    fit("--model.optimizer.init_args.lr", "0.0")
+    fit("--trainer.max_epochs", "4", option, value)
+    manifest = Registry("checkpoints").get("v0002").manifest
+    assert manifest.standing == "candidate"
+    assert f"champion v0001, whose {words} is another" in manifest.reason
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.name)
+def test_every_config_trains(config: Path, fit: Fit):
+    # The recipe's network and optimizer, on drawn images.
+    assert fit("--data.source", "synthetic", config=str(config)) == 0
+    assert config.read_text().startswith("# cifar-lit fit --config configs/")
+
+
+def test_early_stopping_ends_the_run_and_the_best_epoch_is_kept(fit: Fit):
+    # With a huge rate the first epoch is hardly ever beaten.
+    fit("--trainer.max_epochs", "30", "--early_stopping.patience", "2", "--model.optimizer.init_args.lr", "0.5")
+    training = Registry("checkpoints").get("v0001").manifest.training
+    assert training["ended_by"] == "early stopping"
+    assert training["epochs"] == training["best_epoch"] + 1 + 2
+
+
+def test_a_run_of_no_epoch_makes_no_version(fit: Fit, capsys: pytest.CaptureFixture[str]):
+    assert fit("--trainer.fast_dev_run", "true") != 0
+    assert "no version was made" in capsys.readouterr().err
+    assert Registry("checkpoints").ids() == []
+
+
+def image_folder(root: Path) -> Path:
+    from PIL import Image
+
+    from cifar_lit.cifar10 import CLASS_NAMES
+
+    for split in ("train", "test"):
+        for name in CLASS_NAMES:
+            (root / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(root / split / name / "0.png")
+    return root
+
+
+def no_data(root: Path) -> None:
+    pass
+
+
+def a_foreign_folder(root: Path) -> None:
+    (root / "train" / "zebra").mkdir(parents=True)
+
+
+def a_truncated_archive(root: Path) -> None:
+    root.mkdir()
+    (root / "cifar-10-python.tar.gz").write_bytes(b"\x1f\x8b\x08\x00 not much of an archive")
+
+
+def a_corrupt_image(root: Path) -> None:
+    (image_folder(root) / "train" / "frog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (no_data, "--data.download true"),
+        (a_foreign_folder, "unknown: zebra"),
+        (a_truncated_archive, "truncated or damaged"),
+        (a_corrupt_image, "frog/0.png"),
+    ],
+)
+def test_bad_data_is_one_clear_message_and_no_version(
+    damage: Callable[[Path], None], words: str, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    damage(tmp_path / "data")
+    assert fit("--data.source", "auto", "--data.root", str(tmp_path / "data")) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(errors) == 1
+    assert words in errors[0]
+    assert Registry("checkpoints").ids() == []
+
+
+def test_an_unwritable_registry_is_found_before_training(fit: Fit, capsys: pytest.CaptureFixture[str]):
+    Path("file").touch()
+    assert fit("--registry", "file/registry") == 2
+    assert "error: registry file/registry/: can't be written" in capsys.readouterr().err
+    assert not Path("runs").exists()
+
+
+def test_a_full_disk_while_publishing_leaves_nothing(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import errno
+
+    from cifar_lit.registry import files
+
+    def full(folder: Path, contents: dict[str, bytes]) -> None:
+        (folder / "half").write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder))
+
+    monkeypatch.setattr("cifar_lit.registry.registry.write_tree", full)
+    assert files.write_tree is not full
+    assert fit() == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in Path("checkpoints").iterdir()] == [".lock"]
+
+
+def test_a_full_disk_while_training_is_one_clear_message(
+    fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    import errno
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/epoch-000.ckpt")
+
+    monkeypatch.setattr("pytorch_lightning.Trainer.save_checkpoint", full)
+    assert fit() == 2
+    assert "error: runs/epoch-000.ckpt: No space left on device. Free space" in capsys.readouterr().err
+
+
+def run_process(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, "-m", "cifar_lit.cli", *arguments],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={name: value for name, value in os.environ.items() if not name.startswith("PL_")},
+    )
+
+
+def test_ctrl_c_keeps_the_best_epoch_and_publishes_it(tmp_path: Path):
+    options = ["--data.num_synthetic", "500", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]
+    process = run_process("fit", "--config", SMOKE, *options, folder=tmp_path)
+    deadline = time.monotonic() + 90
+    while not list(tmp_path.glob("runs/version_0/checkpoints/*.ckpt")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=90)
+    assert process.returncode == 0, printed
+    assert "Kept the weights of epoch" in printed
+    version = Registry(tmp_path / "checkpoints").resolve("latest")
+    assert version.manifest.training["ended_by"] == "Ctrl-C"
+    assert f"{version.id} is promoted" in printed
+
+
+def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_path: Path):
+    ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
+    options = ["--data.num_synthetic", "203", "--trainer.max_epochs", "2", "--data.batch_size", "16"]
+    process = run_process("fit", "--config", SMOKE, *options, *ddp, folder=tmp_path)
+    printed, _ = process.communicate(timeout=120)
+    assert process.returncode == 0, printed
+    registry = Registry(tmp_path / "checkpoints")
+    assert registry.ids() == ["v0001"]
+    version = registry.resolve("latest")
+    assert version.manifest.training["num_devices"] == 2
+    history = json.loads(version.read("report/metrics.json"))["history"]
+    train_images = 203 - sum(round(len(range(label, 203, 10)) * 0.2) for label in range(10))
+    assert [row["images"] for row in history] == [train_images] * 2
+
+    source = ["--data.source", "synthetic", "--data.num_synthetic", "203", "--json"]
+    measured = []
+    for more in ([], ddp):
+        process = run_process("validate", *source, *more, folder=tmp_path)
+        printed, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, printed
+        measured.append(json.loads(printed[printed.index("{") : printed.rindex("}") + 1]))
+    assert measured[0] == pytest.approx(measured[1], abs=2e-6)
+    assert measured[0]["val/acc"] == pytest.approx(version.manifest.metrics["val/acc"], abs=2e-6)
+
+
+def test_a_config_file_that_names_an_unknown_option_is_refused_briefly(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = yaml.safe_load(Path(SMOKE).read_text())
+    config["data"]["bathc_size"] = 3
+    (tmp_path / "typo.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(SystemExit) as refused:
+        fit(config=str(tmp_path / "typo.yaml"))
+    assert refused.value.code == 2
+    message = capsys.readouterr().err
+    assert "bathc_size" in message
+    assert len(message.splitlines()) < 8
+
+
+def test_a_copied_registry_still_loads(fit: Fit, tmp_path: Path):
+    fit()
+    shutil.copytree("checkpoints", tmp_path / "copy")
+    assert Registry(tmp_path / "copy").verify() == {"v0001": None}
+    assert equal(weights(Registry("checkpoints"), "latest"), weights(Registry(tmp_path / "copy"), "latest"))
+
+
+def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
+    fit()
+    Path("checkpoints/v0001/model.safetensors").write_bytes(b"rubbish")
+    assert fit() == 0
+    manifest = Registry("checkpoints").get("v0002").manifest
+    assert manifest.standing == "candidate"
+    assert "no champion to compare it with" in manifest.reason

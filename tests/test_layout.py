@@ -1,0 +1,105 @@
+"""Imports point one way between the rooms of the package, and importing does nothing else."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import cifar_lit
+
+PACKAGE = Path(cifar_lit.__file__).parent
+FLOOR = {"__init__", "cifar10", "errors", "seeding"}
+ROOMS = ["data", "evaluation", "models", "registry", "training", "serving", "commands", "cli"]
+"""From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
+
+
+def module_name(path: Path) -> str:
+    parts = ["cifar_lit", *path.relative_to(PACKAGE).with_suffix("").parts]
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(name: str) -> set[str]:
+    """Modules that a module names in any import statement, wherever it stands."""
+    found = set()
+    for node in ast.walk(ast.parse(MODULES[name].read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} has a relative import"
+            members = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= (members & set(MODULES)) or {str(node.module)}
+    return found
+
+
+def reach(name: str) -> set[str]:
+    """All modules that importing a module of ours leads to through modules of ours."""
+    seen: set[str] = set()
+    waiting = [name]
+    while waiting:
+        each = waiting.pop()
+        if each not in seen:
+            seen.add(each)
+            waiting += imports(each) if each in MODULES else []
+    return seen
+
+
+def room(name: str) -> str:
+    return (name.split(".") + ["__init__"])[1]
+
+
+def in_package(name: str, *packages: str) -> bool:
+    return any(name == package or name.startswith(f"{package}.") for package in packages)
+
+
+def modules_of(*rooms: str) -> list[str]:
+    found = [name for name in MODULES if room(name) in rooms]
+    assert found
+    return found
+
+
+def python(code: str) -> str:
+    """What a new interpreter prints."""
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
+
+
+def test_every_module_is_in_a_known_room() -> None:
+    assert {room(name) for name in MODULES} == FLOOR | set(ROOMS)
+
+
+@pytest.mark.parametrize("name", sorted(MODULES))
+def test_imports_point_down(name: str) -> None:
+    own = room(name)
+    below = FLOOR if own in FLOOR else FLOOR | set(ROOMS[: ROOMS.index(own) + 1])
+    wrong = {other for other in imports(name) if in_package(other, "cifar_lit") and room(other) not in below}
+    assert not wrong
+
+
+@pytest.mark.parametrize("name", modules_of("serving"))
+def test_serving_does_not_lead_to_lightning_or_training(name: str) -> None:
+    forbidden = ("pytorch_lightning", "lightning", "cifar_lit.training", "cifar_lit.models.classifier")
+    assert not [other for other in reach(name) if in_package(other, *forbidden)]
+
+
+@pytest.mark.parametrize("name", modules_of("training"))
+def test_training_does_not_lead_to_the_page(name: str) -> None:
+    assert not [other for other in reach(name) if in_package(other, "fastapi", "gradio", "cifar_lit.serving")]
+
+
+@pytest.mark.parametrize("name", ["cifar_lit.cli", "cifar_lit.registry.registry", "cifar_lit.commands.versions"])
+def test_a_module_imports_no_torch(name: str) -> None:
+    assert python(f"import sys, {name}; print('torch' in sys.modules)") == "False\n"
+
+
+def test_importing_any_module_starts_no_cuda_and_sets_up_no_logging() -> None:
+    names = ", ".join(sorted(MODULES))
+    code = (
+        f"import {names}, logging, torch; "
+        "ours = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.startswith('cifar_lit')]; "
+        "print(torch.cuda.is_initialized(), [logger.handlers for logger in [logging.root, *ours] if logger.handlers])"
+    )
+    assert python(code) == "False []\n"

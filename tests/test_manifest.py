@@ -1,0 +1,46 @@
+import json
+
+import pytest
+
+from cifar_lit.errors import VersionDamagedError
+from cifar_lit.registry.manifest import About, Manifest
+
+ABOUT = About(
+    network={"name": "ThreeBlockCNN", "args": {"width": 32}},
+    class_names=["cat", "dog"],
+    mean=[0.5, 0.5, 0.5],
+    std=[0.25, 0.25, 0.25],
+    metrics={"val/acc": 0.1 + 0.2},
+    data={"source": "generated"},
+    seed=7,
+    code={"torch": "2"},
+    parent="v0001",
+)
+MANIFEST = Manifest(**vars(ABOUT), id="v0002", standing="promoted", reason="better", files={"config.yaml": "0" * 64})
+
+
+def test_a_manifest_comes_back_as_it_was() -> None:
+    assert Manifest.from_json(MANIFEST.to_json(), "here") == MANIFEST
+
+
+def test_a_manifest_is_json_that_starts_with_what_a_reader_looks_for() -> None:
+    values = json.loads(MANIFEST.to_json())
+    assert list(values)[:6] == ["schema", "id", "parent", "standing", "reason", "created_at"]
+    assert MANIFEST.to_json().endswith(b"}\n")
+
+
+@pytest.mark.parametrize("name", ["id", "files", "metrics", "parent"])
+def test_a_missing_field_is_named(name: str) -> None:
+    values = json.loads(MANIFEST.to_json())
+    del values[name]
+    with pytest.raises(VersionDamagedError, match=f"^here has missing or unknown fields: {name}. Restore"):
+        Manifest.from_json(json.dumps(values).encode(), "here")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("network", "ThreeBlockCNN"), ("class_names", {}), ("metrics", []), ("standing", None)]
+)
+def test_a_value_of_the_wrong_kind_is_named(name: str, value: object) -> None:
+    values = json.loads(MANIFEST.to_json()) | {name: value}
+    with pytest.raises(VersionDamagedError, match=f"^here has fields with values of the wrong kind: {name}. Restore"):
+        Manifest.from_json(json.dumps(values).encode(), "here")

@@ -1,0 +1,128 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from cifar_lit.cifar10 import MEAN, STD
+from cifar_lit.models.networks import NETWORKS, Network, ThreeBlockCNN
+
+
+class Normalized(Network):
+    """Gives back what its preprocessing makes of the images."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        return images
+
+
+def kinds(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+    return [module for module in network.modules() if isinstance(module, kind)]
+
+
+def test_the_default_network_has_the_621258_values_of_the_keras_model() -> None:
+    network = ThreeBlockCNN()
+    statistics = [value for name, value in network.state_dict().items() if "running_" in name]
+    parameters = sum(value.numel() for value in network.parameters())
+    assert parameters == 620_810
+    assert sum(value.numel() for value in statistics) == 448
+    assert parameters + 448 == 621_258
+
+
+def test_a_block_is_convolution_relu_batch_norm_max_pool() -> None:
+    for block, width in zip(ThreeBlockCNN().blocks, (32, 64, 128), strict=True):
+        assert [type(layer) for layer in block] == [nn.Conv2d, nn.ReLU, nn.BatchNorm2d, nn.MaxPool2d]
+        convolution, _, norm, pool = block
+        assert (convolution.out_channels, convolution.kernel_size, convolution.padding) == (width, (3, 3), (1, 1))
+        assert (norm.num_features, norm.eps, norm.momentum) == (width, 1e-3, 0.01)
+        assert (pool.kernel_size, pool.stride) == (2, 2)
+
+
+def test_biases_start_at_zero_and_weights_within_the_glorot_bounds() -> None:
+    network = ThreeBlockCNN()
+    for layer in kinds(network, nn.Conv2d) + kinds(network, nn.Linear):
+        assert not layer.bias.any()
+        outputs, inputs, *kernel = layer.weight.shape
+        bound = math.sqrt(6 / ((inputs + outputs) * math.prod(kernel)))
+        assert 0.95 * bound < layer.weight.abs().max().item() <= bound * (1 + 1e-6)
+        assert layer.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.1)
+
+
+def test_batch_norm_starts_as_the_identity() -> None:
+    for norm in kinds(ThreeBlockCNN(), nn.BatchNorm2d):
+        assert torch.equal(norm.weight, torch.ones_like(norm.weight))
+        assert not norm.bias.any()
+        assert not norm.running_mean.any()
+        assert torch.equal(norm.running_var, torch.ones_like(norm.running_var))
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_arguments_change_what_they_say(depth: int) -> None:
+    network = ThreeBlockCNN(num_classes=7, width=2, depth=depth, hidden=11, dropout=0.3, bn_momentum=0.5)
+    assert [layer.out_channels for layer in kinds(network, nn.Conv2d)] == [2 * 2**block for block in range(depth)]
+    assert network.dense.in_features == 2 ** (depth) * (32 // 2**depth) ** 2
+    assert (network.dense.out_features, network.head.in_features, network.head.out_features) == (11, 11, 7)
+    assert network.dropout.p == 0.3
+    assert {norm.momentum for norm in kinds(network, nn.BatchNorm2d)} == {0.5}
+    assert network(torch.zeros(3, 3, 32, 32)).shape == (3, 7)
+
+
+def test_args_build_the_same_network_again() -> None:
+    network = ThreeBlockCNN(num_classes=7, width=2, depth=4, hidden=11, dropout=0.3, bn_momentum=0.5)
+    again = NETWORKS["ThreeBlockCNN"](**network.args)
+    assert again.args == network.args
+    assert again.load_state_dict(network.state_dict())
+
+
+@pytest.mark.parametrize("depth", [0, -1, 6])
+def test_a_bad_depth_raises(depth: int) -> None:
+    with pytest.raises(ValueError, match=f"depth is {depth}, expected 1..5"):
+        ThreeBlockCNN(depth=depth)
+
+
+def test_uint8_and_float_images_give_equal_logits(network: Network) -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits = network(images)
+        assert torch.equal(logits, network(images.float()))
+    assert logits.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("mean", "std"), [(MEAN, STD), ((0.0, 0.5, 1.0), (1.0, 0.5, 0.1))])
+def test_normalisation_is_pixels_over_255_minus_mean_over_std(mean, std) -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    expected = (images.double() / 255 - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    torch.testing.assert_close(Normalized({}, mean, std)(images), expected.float(), rtol=1e-5, atol=1e-5)
+
+
+def test_mean_and_std_are_not_among_the_weights() -> None:
+    assert not [name for name in ThreeBlockCNN().state_dict() if "shift" in name or "scale" in name]
+
+
+def test_features_are_flattened_in_height_width_channel_order() -> None:
+    network = ThreeBlockCNN().eval()
+    network.blocks = network.dense = network.head = nn.Identity()
+    features = torch.arange(2 * 3 * 4 * 5.0).view(2, 3, 4, 5)  # B, C, H, W
+    flat = network.logits(features)
+    expected = [
+        [
+            features[image, channel, row, column].item()
+            for row in range(4)
+            for column in range(5)
+            for channel in range(3)
+        ]
+        for image in range(2)
+    ]
+    assert flat.tolist() == expected
+
+
+def test_logits_do_not_depend_on_the_memory_format(network: Network) -> None:
+    images = torch.rand(4, 3, 32, 32) * 255
+    with torch.inference_mode():
+        assert torch.equal(network(images), network(images.contiguous(memory_format=torch.channels_last)))
+
+
+def test_dropout_works_in_training_only() -> None:
+    network = ThreeBlockCNN(width=4, depth=2, hidden=64)
+    images = torch.rand(4, 3, 32, 32) * 255
+    assert not torch.equal(network.train()(images), network(images))
+    assert torch.equal(network.eval()(images), network(images))
