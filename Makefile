@@ -1,7 +1,6 @@
 # Every target sets up what it needs in .venv/ first; a second call starts at once.
 PYTHON ?= python3
 PORT ?= 7860
-DATA ?= data
 BIN := .venv/bin
 
 RUN := .venv/.ready-run
@@ -26,7 +25,7 @@ demo: $(RUN)  ## the page, with the shipped version
 	$(BIN)/python demo.py --port $(PORT)
 
 train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
-	$(BIN)/cifar-lit fit --config configs/default.yaml --data.root $(DATA) --data.download true
+	$(BIN)/cifar-lit fit --config configs/default.yaml --data.download true $(if $(DATA),--data.root $(DATA))
 
 test: $(DEV)
 	$(BIN)/pytest -m "not slow"

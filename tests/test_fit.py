@@ -301,3 +301,26 @@ def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
     manifest = Registry("checkpoints").get("v0002").manifest
     assert manifest.standing == "candidate"
     assert "no champion to compare it with" in manifest.reason
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--trainer.callbacks+=EMAWeightAveraging", "--trainer.callbacks.decay=0.9"],
+        ["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=0.1", "--model.lr_scheduler=null"],
+        ["--model.lr_scheduler=torch.optim.lr_scheduler.StepLR", "--model.lr_scheduler.step_size=1"],
+        ["--model.lr_scheduler=torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=elsewhere"],
+        ["--trainer.precision=32-true", "--trainer.deterministic=true"],
+        ["--best.monitor=val/acc", "--best.mode=max"],
+    ],
+    ids=lambda options: options[0],
+)
+def test_what_lightning_and_torch_offer_can_be_chosen(options: list[str], fit: Fit):
+    assert fit(*options) == 0
+
+
+def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
+    assert fit("--trainer.logger", "false") == 0
+    assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}
+    assert {path.name for path in Path.cwd().iterdir()} == {"checkpoints", "runs"}

@@ -73,8 +73,8 @@ class DeviceLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         device = self.data.labels.device
         generator = torch.Generator(device).manual_seed(derive_seed(self.seed, self.epoch, self.rank))
-        for step in self._order().tensor_split(len(self)):
-            indices = step.tensor_split(self.world_size)[self.rank].to(device)
+        for step in self._order().to(device).tensor_split(len(self)):  # moved once: each move would stall a GPU
+            indices = step.tensor_split(self.world_size)[self.rank]
             yield self.augmentation.sample(self.data.images, indices, generator), self.data.labels[indices]
 
     def _order(self) -> Tensor:

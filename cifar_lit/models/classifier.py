@@ -64,7 +64,8 @@ class Classifier(pl.LightningModule):
         # Answers are gathered over batches and processes; a NaN must stay beside its label.
         self._logits = CatMetric(nan_strategy="disable")
         self._labels = CatMetric(nan_strategy="disable")
-        self._totals = torch.zeros(3)
+        self._totals = torch.zeros(2)
+        self._num_images = 0
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, 32, 32), uint8 or float, 0..255."""
@@ -89,7 +90,8 @@ class Classifier(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(derive_seed(global_seed(), self.current_epoch, self.global_rank, 1))
-        self._totals = torch.zeros(3, device=self.device)
+        self._totals = torch.zeros(2, device=self.device)
+        self._num_images = 0
         self._epoch_began = time.perf_counter()
         self.evaluations.pop("val", None)
 
@@ -100,11 +102,13 @@ class Classifier(pl.LightningModule):
         # Summed on the device and logged once an epoch: reading a value here would stall the device at each step.
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()
-            self._totals += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
+            self._totals += torch.stack([loss.detach() * len(labels), correct])
+        self._num_images += len(labels)
         return loss
 
     def on_train_epoch_end(self) -> None:
-        loss, correct, count = self.trainer.strategy.reduce(self._totals, reduce_op="sum").tolist()
+        totals = torch.cat([self._totals, self._totals.new_tensor([self._num_images])])
+        loss, correct, count = self.trainer.strategy.reduce(totals, reduce_op="sum").tolist()
         metrics = {"train/loss": loss / count, "train/acc": correct / count}
         self.log_dict(metrics, sync_dist=True)  # equal on all ranks already; says so to Lightning
         if "val" in self.evaluations:
