@@ -9,7 +9,8 @@ import torch
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.models.networks import Network, ThreeBlockCNN
 from cifar_lit.registry.manifest import About
-from cifar_lit.registry.registry import WEIGHTS, Registry, Version
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
 
 

@@ -19,7 +19,8 @@ import torch
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.registry import registry as registry_module
 from cifar_lit.registry.manifest import SCHEMA
-from cifar_lit.registry.registry import ChampionChangedError, Registry, Version
+from cifar_lit.registry.registry import ChampionChangedError, Registry
+from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
 FILES = {
@@ -109,7 +110,7 @@ def test_the_history_tells_every_event_with_time_and_reason(registry: Registry, 
     registry.rollback("it was worse")
     registry.keep_as_candidate(publish().id, "not better")
     registry.reject("v0003", "too large")
-    events = [(event["event"], event["id"], event["reason"]) for event in registry.history()]
+    events = [(event["event"], event["id"], event["reason"]) for event in registry.history.read()]
     assert events == [
         ("publish", "v0001", ""),
         ("promote", "v0001", "it is better"),
@@ -120,7 +121,7 @@ def test_the_history_tells_every_event_with_time_and_reason(registry: Registry, 
         ("candidate", "v0003", "not better"),
         ("reject", "v0003", "too large"),
     ]
-    assert all(datetime.fromisoformat(event["time"]).tzinfo for event in registry.history())
+    assert all(datetime.fromisoformat(event["time"]).tzinfo for event in registry.history.read())
 
 
 @pytest.mark.parametrize("removed", ["v0001", "v0003"])
@@ -170,9 +171,9 @@ def test_a_torn_last_line_of_the_history_is_closed_and_left_out(registry: Regist
     history = registry.root / "history.jsonl"
     with history.open("ab") as file:
         file.write(b'{"time": "2026-01-01T00:0')
-    assert [event["id"] for event in registry.history()] == ["v0001"]
+    assert [event["id"] for event in registry.history.read()] == ["v0001"]
     publish()
-    assert [event["id"] for event in registry.history()] == ["v0001", "v0002"]
+    assert [event["id"] for event in registry.history.read()] == ["v0001", "v0002"]
     assert history.read_bytes().count(b"\n") == 3
 
 
@@ -182,7 +183,7 @@ def test_a_line_of_the_history_that_is_no_event_is_left_out(registry: Registry, 
     with (registry.root / "history.jsonl").open("ab") as file:
         file.write(line + b"\n")
     assert publish().id == "v0002"
-    assert [event["id"] for event in registry.history()] == ["v0001", "v0002"]
+    assert [event["id"] for event in registry.history.read()] == ["v0001", "v0002"]
 
 
 def test_what_a_dead_process_left_is_swept(registry: Registry, publish: Publish) -> None:
@@ -319,7 +320,7 @@ def test_resolve_in_an_empty_registry_says_how_to_fill_it(registry: Registry) ->
         registry.resolve("v0001")
     with pytest.raises(VersionNotFoundError, match="no version was promoted yet. Train one with `cifar-lit fit`"):
         registry.resolve("latest")
-    assert (registry.champion(), registry.versions(), registry.history(), registry.verify()) == (None, [], [], {})
+    assert (registry.champion(), registry.versions(), registry.history.read(), registry.verify()) == (None, [], [], {})
     assert not registry.root.exists(), "reading makes no folder"
 
 
@@ -556,7 +557,7 @@ def test_a_write_cut_short_is_finished(registry: Registry, publish: Publish, mon
     write = os.write
     monkeypatch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:7]))
     publish(promote=True)
-    assert [event["event"] for event in registry.history()] == ["publish", "promote"]
+    assert [event["event"] for event in registry.history.read()] == ["publish", "promote"]
 
 
 def test_a_registry_below_a_file_is_refused(tmp_path: Path, publish: Publish) -> None:

@@ -83,7 +83,7 @@ def check_after_a_crash(registry: Registry, champions: set[str], taken: set[str]
     assert new not in taken | set(versions)
     assert set(os.listdir(registry.root)) == {*versions, new, "champion", "history.jsonl", ".lock"}
     assert not list(registry.root.rglob("*.tmp"))
-    published = [event["id"] for event in registry.history() if event["event"] == "publish"]
+    published = [event["id"] for event in registry.history.read() if event["event"] == "publish"]
     assert len(published) == len(set(published))
     assert {*versions, new} <= set(published)
 
@@ -96,8 +96,8 @@ def test_two_processes_publish_at_once(tmp_path: Path) -> None:
             assert process.wait(timeout=60) == 0
     assert registry.ids() == [f"v{number:04d}" for number in range(1, 41)]
     assert set(registry.verify().values()) == {None}
-    assert [event["id"] for event in registry.history()] == registry.ids()
-    assert {event["event"] for event in registry.history()} == {"publish"}
+    assert [event["id"] for event in registry.history.read()] == registry.ids()
+    assert {event["event"] for event in registry.history.read()} == {"publish"}
 
 
 @pytest.mark.parametrize(("action", "champions"), [("promote", {"v0002", "v0004"}), ("rollback", {"v0001", "v0002"})])

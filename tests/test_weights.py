@@ -7,7 +7,8 @@ from conftest import tiny_network
 
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.models.networks import Network, ThreeBlockCNN
-from cifar_lit.registry.registry import WEIGHTS, Registry, Version
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
 
 

@@ -15,7 +15,7 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import DataError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.models.classifier import Classifier
-from cifar_lit.registry.registry import Version
+from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.training.fit import hush_lightning
 

@@ -6,7 +6,8 @@ from typing import Any
 
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.errors import RegistryError
-from cifar_lit.registry.registry import Registry, Version
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import Version
 
 
 def run(args: list[str]) -> int:

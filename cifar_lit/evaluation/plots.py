@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -65,6 +66,7 @@ def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int |
                 best_epoch + 1, color=_INK, linewidth=0.8, linestyle=":", label=f"kept: epoch {best_epoch + 1}"
             )
         axes.set_xlabel("epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_ylabel(label)
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)

@@ -4,7 +4,6 @@ A version appears by one rename of a complete, synced folder. All changes are ma
 """
 
 import hashlib
-import json
 import logging
 import os
 import re
@@ -12,23 +11,20 @@ import shutil
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
-from cifar_lit.registry.files import append_line, hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.registry.files import hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.registry.history import History, utc_now
 from cifar_lit.registry.manifest import About, Manifest, Standing
+from cifar_lit.registry.version import MANIFEST, Version
 
 ROOT_VARIABLE = "CIFAR_LIT_REGISTRY"
 DEFAULT_ROOT = "checkpoints"
 LATEST = "latest"
-MANIFEST = "manifest.json"
-WEIGHTS = "model.safetensors"
 
 _CHAMPION = "champion"
-_HISTORY = "history.jsonl"
 _LOCK = ".lock"
 _STAGING = ".staging-"
 _ID = re.compile(r"v(\d{4,})")
@@ -41,45 +37,6 @@ class ChampionChangedError(RegistryError):
     """The champion is no longer the one that a decision was based on."""
 
 
-@dataclass(frozen=True)
-class Version:
-    """A complete version on disk."""
-
-    path: Path
-    manifest: Manifest
-
-    @property
-    def id(self) -> str:
-        return self.manifest.id
-
-    def read(self, name: str) -> bytes:
-        """The content of one of its files.
-
-        Raises:
-            VersionDamagedError: the file is missing or differs from its hash.
-        """
-        advice = "Restore it from a copy, or use another version."
-        try:
-            data = (self.path / name).read_bytes()
-        except OSError as error:
-            raise VersionDamagedError(f"{self.path / name} can't be read ({error.strerror}). {advice}") from error
-        if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):
-            raise VersionDamagedError(f"{self.path / name} differs from its hash in {MANIFEST}. {advice}")
-        return data
-
-    def verify(self) -> None:
-        """Checks every file against the manifest, and that there is no other.
-
-        Raises:
-            VersionDamagedError: something is missing, altered or added.
-        """
-        unknown = _files_below(self.path) - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
-        if unknown:
-            raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")
-        for name in self.manifest.files:
-            self.read(name)
-
-
 class Registry:
     """Versions under one folder.
 
@@ -90,6 +47,7 @@ class Registry:
 
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
+        self.history = History(self.root / "history.jsonl")
 
     def __str__(self) -> str:
         return f"{self.root}/"
@@ -164,7 +122,7 @@ class Registry:
             named = ""
         versions = self.versions()
         promoted = [version for version in versions if version.manifest.standing == "promoted"]
-        order = [version for version in promoted if version.id == named] or []
+        order = [version for version in promoted if version.id == named]
         order += [version for version in reversed(promoted) if version.id != named]
         for version in order:
             try:
@@ -200,20 +158,6 @@ class Registry:
                 "with `cifar-lit versions promote`."
             )
         return champion
-
-    def history(self) -> list[dict[str, Any]]:
-        """Every publish, promotion, rejection and rollback, oldest first. A line torn by a crash is left out."""
-        try:
-            lines = (self.root / _HISTORY).read_bytes().split(b"\n")
-        except FileNotFoundError:
-            return []
-        events = []
-        for line in lines:
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
-        return [event for event in events if isinstance(event, dict) and "id" in event]
 
     # Writing
 
@@ -269,7 +213,7 @@ class Registry:
             if instead_of not in ("", before):
                 raise ChampionChangedError(f"the champion is {before}, no longer {instead_of}. Compare again.")
             version = self._stand(version, "promoted", reason)
-            self._record("promote", version.id, reason, instead_of=before)
+            self.history.record("promote", version.id, reason, instead_of=before)
             replace_synced(self.root / _CHAMPION, f"{version.id}\n".encode())
             return version
 
@@ -277,7 +221,7 @@ class Registry:
         """Enters why a new version was not promoted. It can be promoted later."""
         with self._explained(f"the standing of {version_id} was not entered"), self._locked():
             version = self._stand(self.get(version_id), "candidate", reason)
-            self._record("candidate", version.id, reason)
+            self.history.record("candidate", version.id, reason)
             return version
 
     def reject(self, version_id: str, reason: str) -> Version:
@@ -291,7 +235,7 @@ class Registry:
             if self._champion_id() == version.id:
                 raise RegistryError(f"{version.id} is the champion. Roll back or promote another version first.")
             version = self._stand(version, "rejected", reason)
-            self._record("reject", version.id, reason)
+            self.history.record("reject", version.id, reason)
             return version
 
     def rollback(self, reason: str) -> Version:
@@ -309,7 +253,7 @@ class Registry:
             # The pointer moves first: whatever happens next, the version that is served is a promoted one.
             replace_synced(self.root / _CHAMPION, f"{earlier.id}\n".encode())
             self._stand(champion, "rejected", reason)
-            self._record("rollback", earlier.id, reason, instead_of=champion.id)
+            self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
 
     def verify(self) -> dict[str, str | None]:
@@ -360,10 +304,10 @@ class Registry:
 
     def _adopt(self) -> None:
         """Enters into the history what appeared without an entry, after a crash or by a copy: its id is taken."""
-        known = {event["id"] for event in self.history() if event.get("event") == "publish"}
+        known = {event["id"] for event in self.history.read() if event.get("event") == "publish"}
         for version_id in self.ids():
             if version_id not in known:
-                self._record("publish", version_id, "found in the folder")
+                self.history.record("publish", version_id, "found in the folder")
 
     def _appear(self, staging: Path, files: Mapping[str, bytes], about: About) -> Version:
         version_id = self._next_id()
@@ -371,7 +315,7 @@ class Registry:
             **vars(about),
             id=version_id,
             reason="published",
-            created_at=_now(),
+            created_at=utc_now(),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
         write_synced(staging / MANIFEST, manifest.to_json())
@@ -381,7 +325,7 @@ class Registry:
         os.rename(staging, target)
         try:
             sync_folder(self.root)
-            self._record("publish", version_id, "", parent=about.parent)
+            self.history.record("publish", version_id, "", parent=about.parent)
         except BaseException:
             with suppress(OSError):
                 os.rename(target, staging)
@@ -398,7 +342,7 @@ class Registry:
 
     def _next_id(self) -> str:
         """One above every id that is or ever was in use: an id removed from the disk is still in the history."""
-        names = {entry.name for entry in os.scandir(self.root)} | {str(event["id"]) for event in self.history()}
+        names = {entry.name for entry in os.scandir(self.root)} | {str(event["id"]) for event in self.history.read()}
         used = [_number(name) for name in names if _ID.fullmatch(name)]
         return f"v{max(used, default=0) + 1:04d}"
 
@@ -407,13 +351,9 @@ class Registry:
         replace_synced(version.path / MANIFEST, manifest.to_json())
         return Version(version.path, manifest)
 
-    def _record(self, event: str, version_id: str, reason: str, **details: str | None) -> None:
-        entry = {"time": _now(), "event": event, "id": version_id, "reason": reason, **details}
-        append_line(self.root / _HISTORY, json.dumps(entry).encode())
-
     def _served_before(self, champion: Version) -> Version:
         promoted = {version.id: version for version in self.versions() if version.manifest.standing == "promoted"}
-        for event in reversed(self.history()):
+        for event in reversed(self.history.read()):
             version = promoted.get(str(event.get("instead_of"))) if event.get("event") == "promote" else None
             if version is None or version.id == champion.id:
                 continue
@@ -428,18 +368,5 @@ class Registry:
         )
 
 
-def _files_below(folder: Path) -> set[str]:
-    """Paths inside `folder` of all but folders. Others may write there meanwhile: nothing is looked up twice."""
-    found = set()
-    for base, folders, names in os.walk(folder):
-        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
-        found |= {os.path.relpath(os.path.join(base, name), folder) for name in names + links}
-    return found
-
-
 def _number(version_id: str) -> int:
     return int(version_id[1:])
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -8,7 +8,7 @@ from safetensors import SafetensorError
 
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.models.networks import NETWORKS, Network
-from cifar_lit.registry.registry import WEIGHTS, Version
+from cifar_lit.registry.version import WEIGHTS, Version
 
 
 def describe(network: Network) -> dict[str, Any]:

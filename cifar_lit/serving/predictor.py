@@ -8,7 +8,7 @@ from torch import Tensor
 
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.registry import Version
+from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
 

@@ -6,7 +6,7 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import stratified_split
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.registry import Version
+from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
 

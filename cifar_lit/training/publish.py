@@ -16,7 +16,8 @@ from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
-from cifar_lit.registry.registry import WEIGHTS, ChampionChangedError, Registry, Version
+from cifar_lit.registry.registry import ChampionChangedError, Registry
+from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
 from cifar_lit.seeding import global_seed
 from cifar_lit.training.promotion import Decision, decide

@@ -1,0 +1,60 @@
+"""A complete version on disk, and whether it is whole."""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar_lit.errors import VersionDamagedError
+from cifar_lit.registry.manifest import Manifest
+
+MANIFEST = "manifest.json"
+WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Version:
+    """A complete version on disk."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def id(self) -> str:
+        return self.manifest.id
+
+    def read(self, name: str) -> bytes:
+        """The content of one of its files.
+
+        Raises:
+            VersionDamagedError: the file is missing or differs from its hash.
+        """
+        advice = "Restore it from a copy, or use another version."
+        try:
+            data = (self.path / name).read_bytes()
+        except OSError as error:
+            raise VersionDamagedError(f"{self.path / name} can't be read ({error.strerror}). {advice}") from error
+        if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):
+            raise VersionDamagedError(f"{self.path / name} differs from its hash in {MANIFEST}. {advice}")
+        return data
+
+    def verify(self) -> None:
+        """Checks every file against the manifest, and that there is no other.
+
+        Raises:
+            VersionDamagedError: something is missing, altered or added.
+        """
+        unknown = _files_below(self.path) - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
+        if unknown:
+            raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")
+        for name in self.manifest.files:
+            self.read(name)
+
+
+def _files_below(folder: Path) -> set[str]:
+    """Paths inside `folder` of all but folders. Others may write there meanwhile: nothing is looked up twice."""
+    found = set()
+    for base, folders, names in os.walk(folder):
+        links = [name for name in folders if os.path.islink(os.path.join(base, name))]
+        found |= {os.path.relpath(os.path.join(base, name), folder) for name in names + links}
+    return found
