@@ -74,8 +74,8 @@ def test_wrong_input_is_one_message_and_status_2(
     assert words in capsys.readouterr().err
 
 
-def test_help_shows_own_and_lightning_options(registry: Registry, capsys: pytest.CaptureFixture[str]):
-    assert run("test", registry, "--help") == 0
+def test_help_shows_own_and_lightning_options_and_needs_no_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["test", "--registry", str(tmp_path), "--help"]) == 0
     printed = capsys.readouterr().out
     assert "--from" in printed
     assert "--data.root" in printed

@@ -32,15 +32,18 @@ _TRAINER_DEFAULTS = {
 def run(args: list[str]) -> int:
     verb, *rest = args
     own, rest = _own_parser(verb).parse_known_args(rest)
-    version = registry_of(own).resolve(own.reference)
-    parser = _lightning_parser(verb, version)
+    parser = _lightning_parser(verb)
     if own.help:
         _own_parser(verb).print_help()
         print()
         parser.print_help()
         return 0
+    version = registry_of(own).resolve(own.reference)
+    # Unless told otherwise, validation means the images that this version was not trained on.
+    split = version.manifest.data["split"]
+    parser.set_defaults({"data.val_fraction": split["val_fraction"], "data.split_seed": split["seed"]})
     config = parser.parse_args(rest)
-    split = _SPLITS[verb]
+    name = _SPLITS[verb]
     # With --json, standard output is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr):
         hush_lightning()
@@ -49,7 +52,7 @@ def run(args: list[str]) -> int:
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)
     if trainer.is_global_zero:
-        _tell(own, version, classifier, instances.data, split)
+        _tell(own, version, classifier, instances.data, name)
     return 0
 
 
@@ -57,6 +60,7 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"cifar-lit {verb}",
         add_help=False,
+        allow_abbrev=False,
         description=f"Measure a version on the {'test' if verb == 'test' else 'validation'} images.",
         usage=f"cifar-lit {verb} [--from VERSION] [--json] [--report DIR] [--data.* ...] [--trainer.* ...]",
     )
@@ -71,14 +75,11 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _lightning_parser(verb: str, version: Version) -> ArgumentParser:
+def _lightning_parser(verb: str) -> ArgumentParser:
     parser = ArgumentParser(prog=f"cifar-lit {verb}", description="Data and Trainer.", exit_on_error=True)
     parser.add_argument("--config", action="config", help="file with `data` and `trainer` options")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     parser.add_class_arguments(pl.Trainer, "trainer")
-    # Unless told otherwise, validation means the images that this version was not trained on.
-    split = version.manifest.data["split"]
-    parser.set_defaults({"data.val_fraction": split["val_fraction"], "data.split_seed": split["seed"]})
     parser.set_defaults({f"trainer.{name}": value for name, value in _TRAINER_DEFAULTS.items()})
     return parser
 

@@ -140,7 +140,7 @@ class FitCLI(LightningCLI):
         network = self.model.network
         rank_zero_info(
             f"{type(network).__name__}, {sum(weight.numel() for weight in network.parameters()):,} trained values; "
-            f"{self.trainer.precision} on {self.trainer.strategy.root_device}, {self.trainer.world_size} process(es)."
+            f"{self.trainer.precision} on {self.trainer.strategy.root_device}, {self.trainer.world_size} process{'es' if self.trainer.world_size > 1 else ''}."
         )
         self._began = time.monotonic()
 
