@@ -137,11 +137,10 @@ class FitCLI(LightningCLI):
         return trainer
 
     def before_fit(self) -> None:
-        network = self.model.network
-        rank_zero_info(
-            f"{type(network).__name__}, {sum(weight.numel() for weight in network.parameters()):,} trained values; "
-            f"{self.trainer.precision} on {self.trainer.strategy.root_device}, {self.trainer.world_size} process{'es' if self.trainer.world_size > 1 else ''}."
-        )
+        network, trainer = self.model.network, self.trainer
+        count = sum(weight.numel() for weight in network.parameters())
+        place = f"{trainer.strategy.root_device}" + (f" x {trainer.world_size}" if trainer.world_size > 1 else "")
+        rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")
         self._began = time.monotonic()
 
     def after_fit(self) -> None:
