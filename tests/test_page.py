@@ -9,6 +9,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.errors import SettingError
 from cifar_lit.models.networks import ThreeBlockCNN
 from cifar_lit.serving.page import build_page, launch
 from cifar_lit.serving.predictor import Predictor
@@ -48,6 +49,12 @@ def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_
     (tmp_path / "picture.jpg").write_bytes(content)
     with pytest.raises(AppError, match="This can't be classified: .*(PNG|JPEG)"):
         client.predict(handle_file(tmp_path / "picture.jpg"), api_name="/predict")
+
+
+def test_a_taken_port_is_said_in_words(client: Client, predictor: Predictor):
+    port = int(client.src.rstrip("/").rsplit(":", 1)[1])
+    with pytest.raises(SettingError, match=f"127.0.0.1:{port} can't be listened on. Name another --port"):
+        launch(build_page(predictor), host="127.0.0.1", port=port, block=False)
 
 
 def test_the_page_loads_nothing_from_elsewhere(client: Client):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import gradio as gr
 
-from cifar_lit.errors import ImageError
+from cifar_lit.errors import ImageError, SettingError
 from cifar_lit.serving.predictor import Predictor
 
 TITLE = "CIFAR-10 classifier"
@@ -59,14 +59,21 @@ def launch(page: gr.Blocks, *, host: str, port: int, block: bool = True) -> None
     """Serves the page until Ctrl-C, or in the background if `block` is false.
 
     Raises:
-        OSError: the port is taken.
+        SettingError: the port is taken, or the address is not this machine's.
     """
-    page.launch(
-        server_name=host,
-        server_port=port,
-        max_file_size=MAX_FILE_SIZE,
-        theme=_THEME,
-        share=False,
-        footer_links=["api"],
-        prevent_thread_lock=not block,
-    )
+    try:
+        page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=MAX_FILE_SIZE,
+            theme=_THEME,
+            share=False,
+            footer_links=["api"],
+            quiet=True,
+            prevent_thread_lock=True,
+        )
+    except OSError as error:
+        raise SettingError(f"{host}:{port} can't be listened on. Name another --port, or another --host.") from error
+    print(f"The page is at {page.local_url} (Ctrl-C ends it).", flush=True)
+    if block:
+        page.block_thread()
