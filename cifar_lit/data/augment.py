@@ -53,12 +53,9 @@ class Augmentation:
             (B, C, H, W) in channels-last memory, 0..255: uint8 if only whole pixels moved, float32 if they were
             interpolated.
         """
-        batch = self._warped(images, indices, generator) if self.rotation or self.zoom else None
-        if batch is None:
-            batch = self._moved(images, indices, generator)
-        if self.cutout:
-            batch = self._cut(batch, generator)
-        return batch
+        vary = self._warped if self.rotation or self.zoom else self._moved
+        batch = vary(images, indices, generator)
+        return self._cut(batch, generator) if self.cutout else batch
 
     def _flipped(self, num: int, generator: torch.Generator) -> Tensor:
         """bool (B,): which images are mirrored."""

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.image_set import ImageSet
+from cifar_lit.errors import SettingError
 from cifar_lit.seeding import derive_seed
 
 
@@ -47,7 +48,7 @@ class DeviceLoader:
         world_size: int = 1,
     ) -> None:
         if len(data) < world_size:
-            raise ValueError(f"{len(data)} images can't be shared by {world_size} processes. Use fewer devices.")
+            raise SettingError(f"{len(data)} images can't be shared by {world_size} processes. Use fewer devices.")
         self.data = data
         self.batch_size = batch_size
         self.shuffle = shuffle
