@@ -4,6 +4,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
@@ -51,6 +52,18 @@ def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_
         client.predict(handle_file(tmp_path / "picture.jpg"), api_name="/predict")
 
 
+@pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
+def test_a_file_of_the_server_is_not_read_on_request(meta: dict[str, object], client: Client):
+    answers = [
+        httpx.post(f"{client.src}gradio_api/call/predict", json={"data": [{"path": str(path), **meta}]})
+        for path in (CAT, "/etc/hostname", "docs/cat.jpg")
+    ]
+    for answer in answers:
+        event = httpx.get(f"{client.src}gradio_api/call/predict/{answer.json()['event_id']}").text
+        assert event.startswith("event: error")
+        assert "confidences" not in event
+
+
 def test_a_taken_port_is_said_in_words(client: Client, predictor: Predictor):
     port = int(client.src.rstrip("/").rsplit(":", 1)[1])
     with pytest.raises(SettingError, match=f"127.0.0.1:{port} can't be listened on. Name another --port"):
@@ -58,7 +71,5 @@ def test_a_taken_port_is_said_in_words(client: Client, predictor: Predictor):
 
 
 def test_the_page_loads_nothing_from_elsewhere(client: Client):
-    import httpx
-
     page = httpx.get(client.src).text
     assert "fonts.googleapis.com" not in page

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 
 from cifar_lit.errors import ImageError, SettingError
 from cifar_lit.serving.predictor import Predictor
@@ -21,22 +22,28 @@ _THEME = gr.themes.Default(
 )
 
 
-def _path_of(upload: gr.data_classes.FileData | None) -> str | None:
-    return upload.path if upload is not None else None
+def _uploaded_path(upload: gr.data_classes.FileData | None) -> Path | None:
+    """Where the server keeps a visitor's upload. A request may claim any path: only uploads are read."""
+    if upload is None:
+        return None
+    path = Path(upload.path or "").resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()):
+        raise gr.Error("This picture was not uploaded here.", print_exception=False)
+    return path
 
 
 def build_page(predictor: Predictor) -> gr.Blocks:
     """The page that answers from `predictor`."""
     class_names = predictor.class_names
 
-    def predict(image: str | None) -> tuple[dict[str, float] | None, str]:
+    def predict(image: Path | None) -> tuple[dict[str, float] | None, str]:
         """Classifies an image file (PNG, JPEG or WebP); gives the probability of each class and a sentence."""
         if image is None:
             return None, ""
         try:
-            answer = predictor.predict_bytes(Path(image).read_bytes())
+            answer = predictor.predict_bytes(image.read_bytes())
         except ImageError as error:
-            raise gr.Error(f"This can't be classified: {error}", duration=None) from error
+            raise gr.Error(f"This can't be classified: {error}", duration=None, print_exception=False) from error
         sentence = f"**{answer.prediction}**, with {answer.confidence:.1%} confidence. Answered by {answer.version}."
         return answer.probabilities, sentence
 
@@ -46,7 +53,7 @@ def build_page(predictor: Predictor) -> gr.Blocks:
         with gr.Row(equal_height=False):
             image = gr.Image(label="Your picture", sources=["upload", "clipboard", "webcam"], height=340)
             # gr.Image would open the upload with Pillow; a visitor's bytes are to meet only our own decoder.
-            image.preprocess = _path_of  # type: ignore[method-assign,assignment]
+            image.preprocess = _uploaded_path  # type: ignore[method-assign,assignment]
             with gr.Column():
                 sentence = gr.Markdown(f"Version {predictor.version} is ready.")
                 label = gr.Label(label="Probabilities", num_top_classes=len(class_names), show_heading=False)
