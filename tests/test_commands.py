@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -305,3 +306,12 @@ def test_predict_without_a_champion_says_how_to_get_one(capsys, images: Path) ->
     status, out, err = called(capsys, "predict", images / "a.png")
     assert (status, out) == (2, "")
     assert "has no champion: no version was promoted yet. Train one with `cifar-lit fit`" in err
+
+
+def test_serving_without_its_extra_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(sys.modules, "cifar_lit.serving.page", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["serve"]) == 2
+    assert "the page needs gradio, an extra: pip install 'cifar-lit[serve]'" in capsys.readouterr().err
