@@ -39,4 +39,6 @@ class StopOnInterrupt(Callback):
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        rank_zero_info("\nStopping: the best epoch so far will be kept. Ctrl-C again stops at once and makes no version.")
+        rank_zero_info(
+            "\nStopping: the best epoch so far will be kept. Ctrl-C again stops at once and makes no version."
+        )
