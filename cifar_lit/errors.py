@@ -1,5 +1,11 @@
 """The project's exceptions. Each message says what was wrong, what was expected and how to mend it."""
 
+from typing import Literal
+
+Fault = Literal["malformed", "too_large", "unsupported", "invalid"]
+"""What is wrong with bytes from outside: damaged or built to deceive; more than is accepted; another kind of file;
+whole, but not what is asked for."""
+
 
 class CifarLitError(Exception):
     """Base of all errors that a user can mend; the command line prints the message alone and exits with status 2."""
@@ -13,8 +19,33 @@ class DataError(CifarLitError, ValueError):
     """A data set is missing, damaged or not laid out as expected."""
 
 
-class ImageError(CifarLitError, ValueError):
+class InputError(CifarLitError, ValueError):
+    """Bytes from outside can't be used.
+
+    Args:
+        message: what was wrong, what was expected, how to mend it.
+        fault: which kind of wrong.
+    """
+
+    def __init__(self, message: str, fault: Fault = "invalid") -> None:
+        super().__init__(message)
+        self.fault: Fault = fault
+
+
+class ImageError(InputError):
     """Bytes are not an image that can be decoded."""
+
+
+class NpzError(InputError):
+    """A file is not an `.npz` of plain arrays within the limits."""
+
+
+class IncrementError(InputError):
+    """An `.npz` is not an increment."""
+
+
+class WeightsError(InputError):
+    """A file does not hold weights of a network known here."""
 
 
 class RegistryError(CifarLitError):
