@@ -1,0 +1,103 @@
+"""`cifar-lit predict` for the images of an `.npz`, as a user calls it."""
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hostile_npz import LABELS, PIXELS, npz_bytes
+from torchvision.io import write_png
+
+from cifar_lit.cli import main
+from cifar_lit.registry.registry import Registry
+
+
+@pytest.fixture(autouse=True)
+def champion(registry: Registry, publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CIFAR_LIT_REGISTRY", str(registry.root))
+    publish(promote=True)
+    monkeypatch.chdir(tmp_path)
+
+
+def called(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:
+    """Exit status, standard output and standard error of `cifar-lit predict`."""
+    status = main(["predict", *args])
+    return status, *capsys.readouterr()
+
+
+def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict]:
+    status, out, err = called(capsys, *args, "--format", "json")
+    assert (status, err) == (0, "")
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("key", ["x", "x_new", "x_test"])
+def test_rows_count_as_files_in_their_order(capsys, key: str) -> None:
+    Path("day.npz").write_bytes(npz_bytes(**{key: PIXELS, "y_test": LABELS, "note": np.zeros(3)}))
+    rows = rows_of(capsys, "day.npz")
+    assert [row["file"] for row in rows] == [f"day.npz#{i}" for i in range(4)]
+    for i, row in enumerate(rows):
+        write_png(torch.from_numpy(PIXELS[i]).permute(2, 0, 1), "one.png")
+        (alone,) = rows_of(capsys, "one.png")
+        assert row["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+
+
+def test_arrays_and_files_mix_in_the_order_given(capsys) -> None:
+    Path("a.npz").write_bytes(npz_bytes(x=PIXELS[:2]))
+    Path("b.NPZ").write_bytes(npz_bytes(x_new=PIXELS[2:3], y_new=LABELS[:1]))
+    write_png(torch.from_numpy(PIXELS[3]).permute(2, 0, 1), "c.png")
+    rows = rows_of(capsys, "b.NPZ", "c.png", "./a.npz", "c.png")
+    assert [row["file"] for row in rows] == ["b.NPZ#0", "c.png", "a.npz#0", "a.npz#1", "c.png"]
+
+
+def test_more_rows_than_a_batch_are_all_answered_in_order(capsys) -> None:
+    many = np.tile(PIXELS, (301, 1, 1, 1))[:1_203]
+    Path("many.npz").write_bytes(npz_bytes(x_test=many))
+    rows = rows_of(capsys, "many.npz")
+    assert [row["file"] for row in rows] == [f"many.npz#{i}" for i in range(1_203)]
+    for i, row in enumerate(rows):
+        assert row["probabilities"] == pytest.approx(rows[i % 4]["probabilities"], abs=1e-6)
+
+
+def test_all_formats_name_the_rows(capsys) -> None:
+    Path("day.npz").write_bytes(npz_bytes(x=PIXELS))
+    _, table, _ = called(capsys, "day.npz")
+    _, text, _ = called(capsys, "day.npz", "--format", "csv")
+    names = [f"day.npz#{i}" for i in range(4)]
+    assert [line.split()[0] for line in table.splitlines()[1:]] == names
+    assert [row["file"] for row in csv.DictReader(io.StringIO(text))] == names
+    assert called(capsys, "day.npz", "--format", "csv", "--out", "out.csv") == (0, "", "")
+    assert Path("out.csv").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (npz_bytes(images=PIXELS), "it has 'images', expected exactly one of 'x', 'x_new', 'x_test'."),
+        (npz_bytes(x=PIXELS, x_new=PIXELS), "it has 'x', 'x_new', expected exactly one of 'x', 'x_new', 'x_test'."),
+        (npz_bytes(x=PIXELS / 255), "'x' is float64 (4, 32, 32, 3), expected uint8 (n, 32, 32, 3) in 0..255. Multiply"),
+        (npz_bytes(x_test=PIXELS[0]), "'x_test' is uint8 (32, 32, 3), expected uint8 (n, 32, 32, 3) in 0..255. Add"),
+        (npz_bytes(x=PIXELS[:0]), "'x' is uint8 (0, 32, 32, 3): it has no row, expected at least one."),
+        (npz_bytes(x=PIXELS)[:-1], "a zip's end record is not where the file ends: it is cut off"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG picture, expected an .npz file."),
+    ],
+)
+def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(capsys, data: bytes, message: str) -> None:
+    Path("bad.npz").write_bytes(data)
+    Path("good.npz").write_bytes(npz_bytes(x=PIXELS))
+    for form in ("table", "csv", "json"):
+        status, out, err = called(capsys, "bad.npz", "good.npz", "--format", form)
+        assert status == 2
+        assert out.count("good.npz#") == 4
+        assert "bad.npz" not in out
+        assert err.startswith(f"error: bad.npz: {message}")
+        assert err.count("bad.npz") == 1
+
+
+def test_a_missing_npz_is_an_error(capsys) -> None:
+    status, out, err = called(capsys, "no.npz")
+    assert (status, out) == (2, "")
+    assert err.startswith("error: no.npz: no such file or folder")
