@@ -47,7 +47,8 @@ format: $(DEV)
 lock:  ## needs uv
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
 		--no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/dev.lock
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra serve -c requirements/dev.lock \
+	uv pip compile pyproject.toml --universal --python-version 3.11 --extra serve --extra interop \
+		-c requirements/dev.lock \
 		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/run.lock
 
 clean:

@@ -11,7 +11,7 @@ import cifar_lit
 
 PACKAGE = Path(cifar_lit.__file__).parent
 FLOOR = {"__init__", "cifar10", "errors", "seeding"}
-ROOMS = ["data", "evaluation", "models", "registry", "training", "serving", "commands", "cli"]
+ROOMS = ["data", "evaluation", "models", "registry", "interop", "training", "serving", "commands", "cli"]
 """From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
 
 
@@ -79,7 +79,7 @@ def test_imports_point_down(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", modules_of("serving"))
+@pytest.mark.parametrize("name", modules_of("serving", "interop"))
 def test_serving_does_not_lead_to_lightning_or_training(name: str) -> None:
     forbidden = ("pytorch_lightning", "lightning", "cifar_lit.training", "cifar_lit.models.classifier")
     assert not [other for other in reach(name) if in_package(other, *forbidden)]

@@ -14,9 +14,8 @@ from cifar_lit.commands.options import add_from, add_registry, print_json, regis
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import DataError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.interop.model import load_model
 from cifar_lit.models.classifier import Classifier
-from cifar_lit.registry.version import Version
-from cifar_lit.registry.weights import load_network
 from cifar_lit.training.fit import hush_lightning
 
 _SPLITS = {"validate": "val", "test": "test"}
@@ -38,21 +37,24 @@ def run(args: list[str]) -> int:
         print()
         parser.print_help()
         return 0
-    version = registry_of(own).resolve(own.reference)
-    # Unless told otherwise, validation means the images that this version was not trained on.
-    split = version.manifest.data["split"]
-    parser.set_defaults({"data.val_fraction": split["val_fraction"], "data.split_seed": split["seed"]})
+    model = load_model(own.reference, registry_of(own))
+    split = model.version.manifest.data["split"] if model.version else {"val_fraction": None, "seed": None}
+    if None not in split.values():
+        # Unless told otherwise, validation means the images that this version was not trained on.
+        parser.set_defaults({"data.val_fraction": split["val_fraction"], "data.split_seed": split["seed"]})
+    elif verb == "validate":
+        print(f"{model.name} does not say what it was trained on: it may know these images.", file=sys.stderr)
     config = parser.parse_args(rest)
     name = _SPLITS[verb]
     # With --json, standard output is for the answer alone.
     with contextlib.redirect_stdout(sys.stderr):
         hush_lightning()
         instances = parser.instantiate(config)
-        classifier = Classifier(load_network(version), tta_flip=own.tta_flip)
+        classifier = Classifier(model.network, tta_flip=own.tta_flip)
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)
     if trainer.is_global_zero:
-        _tell(own, version, classifier, instances.data, name)
+        _tell(own, model.name, classifier, instances.data, name)
     return 0
 
 
@@ -62,7 +64,7 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
         add_help=False,
         allow_abbrev=False,
         description=f"Measure a version on the {'test' if verb == 'test' else 'validation'} images.",
-        usage=f"cifar-lit {verb} [--from VERSION] [--json] [--report DIR] [--data.* ...] [--trainer.* ...]",
+        usage=f"cifar-lit {verb} [--from VERSION|FILE] [--json] [--report DIR] [--data.* ...] [--trainer.* ...]",
     )
     parser.add_argument("-h", "--help", action="store_true", help="show this and the --data and --trainer options")
     add_from(parser)
@@ -85,19 +87,19 @@ def _lightning_parser(verb: str) -> ArgumentParser:
 
 
 def _tell(
-    own: argparse.Namespace, version: Version, classifier: Classifier, datamodule: CIFAR10DataModule, split: str
+    own: argparse.Namespace, model_name: str, classifier: Classifier, datamodule: CIFAR10DataModule, split: str
 ) -> None:
     evaluation = classifier.evaluations[split]
     data = datamodule.test_set if split == "test" else datamodule.val_set
     if own.json:
         print_json(evaluation.named_metrics(split))
     else:
-        print(f"{version.id} on {len(evaluation.labels):,} {'test' if split == 'test' else 'validation'} images")
+        print(f"{model_name} on {len(evaluation.labels):,} {'test' if split == 'test' else 'validation'} images")
         print(f"({data.source})\n")
         print(report.classification_report(evaluation), end="")
     if own.report is None:
         return
-    title = f"{version.id}: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
+    title = f"{model_name}: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
     files: dict[str, Any] = {
         "metrics.json": (json.dumps({split: report.as_json(evaluation)}, indent=2) + "\n").encode(),
         "report.txt": report.classification_report(evaluation).encode(),

@@ -21,7 +21,7 @@ def add_from(parser: argparse.ArgumentParser) -> None:
         dest="reference",
         metavar="VERSION",
         default=LATEST,
-        help=f"a version's id, or {LATEST!r} for the champion (default)",
+        help=f"a version's id, {LATEST!r} for the champion (default), or a file: weights.npz, model.h5",
     )
 
 

@@ -1,20 +1,24 @@
-"""`cifar-lit predict`: image files and folders in; a table, CSV or JSON out."""
+"""`cifar-lit predict`: image files, folders and arrays of pixels in; a table, CSV or JSON out."""
 
 import argparse
 import csv
 import io
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
+from cifar_lit.data import pixels
 from cifar_lit.data.image_folder import list_images
 from cifar_lit.data.images import decode, to_network_size
-from cifar_lit.errors import DataError, ImageError
+from cifar_lit.errors import DataError, ImageError, NpzError
+from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
@@ -24,8 +28,9 @@ Rows = Sequence[tuple[Path, Prediction]]
 
 def run(args: list[str]) -> int:
     namespace = _parser().parse_args(args[1:])
-    version = registry_of(namespace).resolve(namespace.reference)
-    predictor = Predictor.from_version(version, "cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(namespace.reference, registry_of(namespace), device)
+    predictor = Predictor(model.network, model.class_names, model.name)
     rows, failures = _predict(predictor, _files(namespace.paths))
     text = _FORMATS[namespace.format](rows)
     if namespace.out is None:
@@ -42,7 +47,13 @@ def run(args: list[str]) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="cifar-lit predict", description="Classify images.")
-    parser.add_argument("paths", nargs="+", type=Path, metavar="FILE|FOLDER", help="PNG, JPEG or WebP, of any size")
+    parser.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="FILE|FOLDER|ARRAYS.npz",
+        help="PNG, JPEG or WebP, of any size; an npz with uint8 (n, 32, 32, 3) as x, x_new or x_test",
+    )
     add_from(parser)
     add_registry(parser)
     parser.add_argument("--format", choices=list(_FORMATS), default="table")
@@ -66,17 +77,25 @@ def _predict(predictor: Predictor, files: Sequence[Path]) -> tuple[list[tuple[Pa
     """Answers in the order given, and what was wrong with the files that have none."""
     rows: list[tuple[Path, Prediction]] = []
     failures: list[str] = []
-    for start in range(0, len(files), _BATCH):
-        images, readable = [], []
-        for path in files[start : start + _BATCH]:
-            try:
-                images.append(to_network_size(decode(path.read_bytes())))
-                readable.append(path)
-            except (ImageError, OSError) as error:
-                failures.append(f"{path}: {error}")
-        if images:
-            rows += zip(readable, predictor.predict(torch.stack(images)), strict=True)
+    images = _images(files, failures)
+    while batch := list(islice(images, _BATCH)):
+        names, pictures = zip(*batch, strict=True)
+        rows += zip(names, predictor.predict(torch.stack(pictures)), strict=True)
     return rows, failures
+
+
+def _images(files: Sequence[Path], failures: list[str]) -> Iterator[tuple[Path, Tensor]]:
+    """Images, uint8 (32, 32, 3), and what they are called; notes what is wrong with files that can't be read."""
+    for path in files:
+        try:
+            if path.suffix.lower() == ".npz":
+                yield from ((Path(f"{path}#{row}"), image) for row, image in enumerate(pixels.read(path)))
+            else:
+                yield path, to_network_size(decode(path.read_bytes()))
+        except NpzError as error:
+            failures.append(str(error))
+        except (ImageError, OSError) as error:
+            failures.append(f"{path}: {error}")
 
 
 def _table(rows: Rows) -> str:

@@ -42,7 +42,7 @@ def _list(registry: Registry, namespace: argparse.Namespace) -> int:
     versions = registry.versions()
     champion_id = _champion_id(registry)
     if namespace.json:
-        print_json([_summary(version, champion_id) for version in versions])
+        print_json([summary(version, champion_id) for version in versions])
         return 0
     if not versions:
         print(f"No version in {registry} yet. `cifar-lit fit` makes one.")
@@ -69,15 +69,19 @@ def _show(registry: Registry, namespace: argparse.Namespace) -> int:
     about = version.manifest
     role = " (champion)" if version.id == champion_id else ""
     print(f"{version.id}{role}: {about.standing}, {about.reason}")
-    print(f"created   {about.created_at}, from {about.parent or 'scratch'}, seed {about.seed}")
+    origin = about.parent or about.training.get("imported_from", "scratch")
+    print(f"created   {about.created_at}, from {origin}, seed {about.seed}")
     print(f"network   {about.network['name']} {about.network['args']}")
     train = about.data["train"]
-    print(f"data      {about.data['source']}: {train['count']:,} images, sha256 {train['sha256'][:16]}")
+    known = train["sha256"] is not None  # an import's training data is not
+    images = f": {train['count']:,} images, sha256 {train['sha256'][:16]}" if known else ""
+    print(f"data      {about.data['source']}{images}")
     print(f"training  {', '.join(f'{name} {value}' for name, value in about.training.items())}")
-    print(f"metrics   {', '.join(f'{name} {value:.4f}' for name, value in about.metrics.items())}")
+    print(f"metrics   {', '.join(f'{name} {value:.4f}' for name, value in about.metrics.items()) or 'not measured'}")
     print(f"code      {', '.join(f'{name} {value}' for name, value in about.code.items())}")
     print(f"files     {version.path}: {', '.join(about.files)}\n")
-    print(version.read("report/report.txt").decode(), end="")
+    if "report/report.txt" in about.files:
+        print(version.read("report/report.txt").decode(), end="")
     return 0
 
 
@@ -101,13 +105,14 @@ def _verify(registry: Registry, namespace: argparse.Namespace) -> int:
 
 def _tell(registry: Registry, champion: Version, as_json: bool) -> int:
     if as_json:
-        print_json(_summary(champion, champion.id))
+        print_json(summary(champion, champion.id))
     else:
         print(f"{champion.id} is the champion of {registry} now.")
     return 0
 
 
-def _summary(version: Version, champion_id: str | None) -> dict[str, Any]:
+def summary(version: Version, champion_id: str | None) -> dict[str, Any]:
+    """A version as the JSON of every command shows it."""
     about = version.manifest
     return {
         "id": version.id,

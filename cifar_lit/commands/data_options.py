@@ -1,0 +1,55 @@
+"""The test images that `export` and `import` use when there are any."""
+
+import argparse
+import os
+from typing import get_args
+
+from cifar_lit.data.image_set import ImageSet
+from cifar_lit.data.sources import ROOT_VARIABLE, Source, read_split, resolve_root
+from cifar_lit.errors import DataError, SettingError
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data.root",
+        dest="data_root",
+        metavar="DIR",
+        help=f"folder of CIFAR-10 (default: the environment's {ROOT_VARIABLE}, else data)",
+    )
+    parser.add_argument(
+        "--data.source",
+        dest="data_source",
+        choices=get_args(Source),
+        help="which kind of data set that is; 'synthetic' draws images and needs no folder (default: auto)",
+    )
+    parser.add_argument(
+        "--data.num_synthetic",
+        dest="num_synthetic",
+        type=int,
+        default=5_000,
+        metavar="N",
+        help="images that 'synthetic' draws (default: %(default)s)",
+    )
+
+
+def find_test_set(namespace: argparse.Namespace) -> ImageSet | None:
+    """The test split; none if no data set was named and there is none in the usual place.
+
+    Raises:
+        DataError: the named data set is missing or damaged.
+        SettingError: no image is asked for.
+    """
+    if namespace.num_synthetic < 1:
+        raise SettingError(f"--data.num_synthetic is {namespace.num_synthetic}, expected 1 or more.")
+    named = namespace.data_root or namespace.data_source or os.environ.get(ROOT_VARIABLE)
+    try:
+        return read_split(
+            "test",
+            resolve_root(namespace.data_root),
+            namespace.data_source or "auto",
+            num_synthetic=namespace.num_synthetic,
+        )
+    except DataError:
+        if named:
+            raise
+        return None

@@ -1,0 +1,72 @@
+"""`cifar-lit export`: a version's weights as npz, or its network as ONNX."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from cifar_lit import __version__
+from cifar_lit.commands.data_options import add_data, find_test_set
+from cifar_lit.commands.options import add_registry, registry_of
+from cifar_lit.data import synthetic
+from cifar_lit.errors import DataError
+from cifar_lit.interop import onnx_model, weights_npz
+from cifar_lit.interop.model import Model, load_model
+from cifar_lit.registry.files import replace_synced
+from cifar_lit.registry.weights import describe
+
+_NUM_COMPARED = 1_000
+
+
+def run(args: list[str]) -> int:
+    namespace = _parser().parse_args(args[1:])
+    out: Path = namespace.out
+    if out.exists() and not out.is_file():
+        raise DataError(f"--out {out} is a folder or a special file. Name a file.")
+    model = load_model(namespace.version, registry_of(namespace))
+    try:
+        if namespace.format == "npz":
+            replace_synced(out, weights_npz.dump(model.network, model.class_names))
+        else:
+            _export_onnx(model, out, _images(namespace))
+    except OSError as error:
+        raise DataError(f"--out {out} can't be written: {error.strerror}. Name another file.") from error
+    print(f"{model.name} as {namespace.format}: {out}, {out.stat().st_size:,} bytes")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cifar-lit export",
+        description="Write a version as a file: npz holds the weights, bit for bit, for --from and `cifar-lit import`; "
+        "onnx takes uint8 images (n, 32, 32, 3) and is compared with PyTorch before it is kept.",
+    )
+    parser.add_argument("version", metavar="VERSION", help="an id, 'latest', or a file: weights.npz, model.h5")
+    parser.add_argument("--format", choices=("npz", "onnx"), required=True)
+    parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="replaced if it exists")
+    add_registry(parser)
+    add_data(parser)
+    return parser
+
+
+def _images(namespace: argparse.Namespace) -> torch.Tensor:
+    """Images to compare on, spread over the whole test split."""
+    data = find_test_set(namespace)
+    if data is None:
+        data = synthetic.draw("test", min(namespace.num_synthetic, _NUM_COMPARED))
+        print("No CIFAR-10 found (--data.root names it): comparing on drawn images.", file=sys.stderr)
+    rows = torch.linspace(0, len(data) - 1, min(len(data), _NUM_COMPARED)).long()
+    print(f"Comparing on {len(rows):,} images ({data.source}).", file=sys.stderr)
+    return data.images[rows]
+
+
+def _export_onnx(model: Model, out: Path, images: torch.Tensor) -> None:
+    metadata = {
+        "model": model.name,
+        "cifar_lit": __version__,
+        "network": json.dumps(describe(model.network)["network"]),
+    }
+    difference = onnx_model.export(model.network, model.class_names, out, images, metadata=metadata)
+    print(f"Its probabilities differ from PyTorch's by {difference:.1e} at most.", file=sys.stderr)

@@ -1,0 +1,113 @@
+"""From a foreign description of a network and foreign arrays to the network. Knows no file format.
+
+First the outline, which has shapes and no memory; the network itself is made only from arrays that fit it.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from cifar_lit.cifar10 import IMAGE_SIZE, NUM_CLASSES
+from cifar_lit.errors import WeightsError
+from cifar_lit.models.networks import NETWORKS, Network
+
+MAX_FILE_BYTES = 200 * 2**20
+_MAX_ARGUMENT = 8_192
+
+
+def outline(name: object, args: object, mean: object, std: object, where: str) -> Network:
+    """The described network on the meta device: it tells its own arrays' shapes and dtypes, and holds none.
+
+    Args:
+        name: of its class, one of `NETWORKS`.
+        args: its arguments by name.
+        mean: subtracted from each channel, three numbers on the scale 0..1.
+        std: each channel is divided by it, three numbers on the scale 0..1.
+        where: what to call the description in an error.
+
+    Raises:
+        WeightsError: there is no such network.
+    """
+    if not isinstance(name, str) or name not in NETWORKS:
+        raise WeightsError(f"{where}: its network is {brief(name)}, expected one of {', '.join(NETWORKS)}.")
+    if not isinstance(args, Mapping):
+        raise WeightsError(f"{where}: the arguments of {name} are {brief(args)}, expected names with values.")
+    for key, value in args.items():
+        if not _is_sane(value):
+            raise WeightsError(
+                f"{where}: {name} has {key} = {brief(value)}, expected a finite number up to {_MAX_ARGUMENT:,}, a "
+                "short word, or a short list of these."
+            )
+    mean, std = _per_channel("mean", mean, -1e3, where), _per_channel("std", std, 1e-3, where)
+    try:
+        with torch.device("meta"):
+            network = NETWORKS[name](**args, mean=mean, std=std).eval()
+            with torch.no_grad():
+                answer = network(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
+    except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        raise WeightsError(f"{where}: there is no {name} with {brief(dict(args))} ({_line(error)}).") from error
+    if tuple(answer.shape) != (1, NUM_CLASSES):
+        raise WeightsError(f"{where}: {name} tells {answer.shape[-1]} classes apart, expected {NUM_CLASSES}.")
+    return network
+
+
+def num_bytes(network: Network) -> int:
+    """What its arrays take in memory."""
+    return sum(each.nbytes for each in network.state_dict().values())
+
+
+def assemble(outlined: Network, arrays: Mapping[str, np.ndarray], where: str) -> Network:
+    """The network in evaluation mode, on the CPU.
+
+    Args:
+        outlined: from `outline`.
+        arrays: by the names of its state_dict, of its shapes and dtypes.
+        where: what to call the arrays' source in an error.
+
+    Raises:
+        WeightsError: a value is not finite, or a variance is negative.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise WeightsError(
+                f"{where}: {name!r} has values that are not finite. Save the network from a sound state."
+            )
+        if name.endswith("running_var") and (array < 0).any():
+            raise WeightsError(f"{where}: {name!r} has negative variances. Save the network from a sound state.")
+    network = type(outlined)(**outlined.args, mean=outlined.mean, std=outlined.std)
+    network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
+    return network.eval()
+
+
+def brief(value: object) -> str:
+    """A value from a file as an error may show it."""
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:97]}..."
+
+
+def _per_channel(name: str, values: object, least: float, where: str) -> Sequence[float]:
+    if not isinstance(values, list | tuple) or len(values) != 3 or not all(map(_is_number, values)):
+        raise WeightsError(f"{where}: {name} is {brief(values)}, expected three numbers, one a channel.")
+    if not all(least <= value <= 1e3 for value in values):
+        raise WeightsError(f"{where}: {name} is {brief(values)}, expected numbers of pixels on the scale 0..1.")
+    return values
+
+
+def _is_sane(value: object) -> bool:
+    if isinstance(value, list):
+        return len(value) <= 100 and all(_is_sane(each) and not isinstance(each, list) for each in value)
+    if isinstance(value, str):
+        return len(value) <= 100
+    return value is None or isinstance(value, bool) or (_is_number(value) and abs(value) <= _MAX_ARGUMENT)  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return isinstance(value, int) or math.isfinite(value)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,172 @@
+"""Writes a network as ONNX: preprocessing inside, any number of images, one file. It is run before it is kept.
+
+Input `images`, uint8 (N, 32, 32, 3), RGB; outputs `logits` and `probabilities`, float32 (N, 10).
+"""
+
+import contextlib
+import copy
+import io
+import json
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cifar_lit.errors import CifarLitError
+from cifar_lit.models.networks import Network
+from cifar_lit.registry.files import replace_synced
+
+INPUT = "images"
+OUTPUTS = ("logits", "probabilities")
+MAX_DIFFERENCE = 1e-5
+"""Of a probability, between ONNX Runtime and PyTorch."""
+
+_BATCHES = (1, 7, 64)
+_BATCH = 500
+
+
+class ExportError(CifarLitError):
+    """A network could not be written as ONNX, or does not answer alike there."""
+
+
+class _FromPixels(nn.Module):
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.network(images.permute(0, 3, 1, 2).to(torch.float32))
+        return logits, logits.softmax(1)
+
+
+def export(
+    network: Network,
+    class_names: Sequence[str],
+    path: Path,
+    images: Tensor,
+    *,
+    metadata: Mapping[str, str] | None = None,
+) -> float:
+    """Writes `path` if ONNX Runtime answers to `images` from it as PyTorch does from the network; else nothing.
+
+    Args:
+        network: of any device; it is not changed.
+        class_names: in label order; kept in the file's metadata as a JSON list, `class_names`.
+        path: replaced in one step if it exists.
+        images: uint8 (N, 32, 32, 3) to compare on, in batches of several sizes.
+        metadata: more to keep in the file.
+
+    Returns:
+        The largest difference of a probability.
+
+    Raises:
+        ExportError: it can't be exported, or the answers differ by more than `MAX_DIFFERENCE`.
+        OSError: it can't be written.
+        CifarLitError: onnx, onnxscript or onnxruntime is not installed.
+    """
+    pixels_in = _FromPixels(copy.deepcopy(network).cpu()).eval()
+    try:
+        data = _exported(pixels_in, {"class_names": json.dumps(list(class_names)), **(metadata or {})})
+        difference = _compare(pixels_in, data, images)
+    except ModuleNotFoundError as error:
+        raise CifarLitError(f"ONNX needs {error.name}, an extra: pip install 'cifar-lit[interop]'.") from error
+    if not difference <= MAX_DIFFERENCE:
+        raise ExportError(
+            f"{path} was not written: ONNX Runtime's probabilities differ from PyTorch's by up to {difference:.2g}, "
+            f"expected {MAX_DIFFERENCE:g} or less. Try another release of onnxscript, onnxruntime or torch."
+        )
+    replace_synced(path, data)
+    return difference
+
+
+def _exported(network: nn.Module, metadata: Mapping[str, str]) -> bytes:
+    import onnx
+    import onnxscript  # noqa: F401 (torch's exporter names it only in the middle of a long error)
+
+    example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    try:
+        with _hushed():
+            program = torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                input_names=[INPUT],
+                output_names=OUTPUTS,
+                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+                verbose=False,
+            )
+        assert program is not None  # of an export to memory
+        model = program.model_proto
+        _strip(model)
+        onnx.helper.set_model_props(model, dict(metadata))
+        onnx.checker.check_model(model, full_check=True)
+        return bytes(model.SerializeToString(deterministic=True))
+    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
+        raise ExportError(
+            f"torch could not export the network as ONNX ({' '.join(str(error).split())[:300]})."
+        ) from error
+
+
+def _strip(model: Any) -> None:
+    """Takes out what the exporter notes of this machine: stack traces with the paths of source files."""
+    graph = model.graph
+    functions = [*model.functions, *(node for function in model.functions for node in function.node)]
+    for each in (
+        model,
+        *functions,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
+        del each.metadata_props[:]
+        each.doc_string = ""
+
+
+def _compare(network: nn.Module, data: bytes, images: Tensor) -> float:
+    """The largest difference of a probability, over all images in large batches and over the first in small ones."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        batches = [images[:size] for size in _BATCHES if size <= len(images)] + list(torch.split(images, _BATCH))
+        return max(_difference(network, session, batch) for batch in batches)
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, CifarLitError):
+            raise
+        raise ExportError(f"ONNX Runtime can't run the export ({' '.join(str(error).split())[:300]}).") from error
+
+
+@torch.inference_mode()
+def _difference(network: nn.Module, session: Any, images: Tensor) -> float:
+    answers = session.run(list(OUTPUTS), {INPUT: images.numpy()})
+    expected = network(images)
+    if [answer.shape for answer in answers] != [tuple(each.shape) for each in expected]:
+        return float("inf")
+    return float(np.abs(answers[1] - expected[1].numpy()).max())
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """The exporter tells of its progress in prints, warnings and logs; what goes wrong comes as an exception."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
