@@ -92,20 +92,77 @@ def sample_grid(
     wrong_rows = (~right).nonzero().squeeze(1)
     wrong_rows = wrong_rows[confidence[wrong_rows].argsort(descending=True)][: num_images // 2]
     right_rows = right.nonzero().squeeze(1)[: num_images - len(wrong_rows)]
-    rows = torch.cat([right_rows, wrong_rows]).tolist()
-    columns = 10
-    lines = max(1, -(-len(rows) // columns))
-    figure = Figure(figsize=(1.35 * columns, 1.75 * lines + 0.5), dpi=_DPI, layout="constrained")
+    rows = torch.cat([right_rows, wrong_rows])
+    captions = []
+    for row in rows.tolist():
+        predicted, true = class_names[int(evaluation.preds[row])], class_names[int(evaluation.labels[row])]
+        below = "" if predicted == true else f"is: {true}"
+        captions.append((f"{predicted} {confidence[row]:.0%}", below, _RIGHT if predicted == true else _WRONG))
+    return _tiles(images[rows], captions, title)
+
+
+def captioned_grid(images: Tensor, captions: Sequence[tuple[str, str]], title: str) -> bytes:
+    """Images with a line above and a line below each.
+
+    Args:
+        images: uint8 (N, 32, 32, 3).
+        captions: above and below, for each image.
+        title: over the picture.
+    """
+    return _tiles(images, [(above, below, _INK) for above, below in captions], title, columns=8, width=1.7)
+
+
+def before_and_after(panels: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], title: str) -> bytes:
+    """A panel each: a line a row, from its value before to its value after, green if it rose and red if it fell.
+
+    Args:
+        panels: heading, and rows of name, value before and value after, 0..1.
+        title: over the picture.
+    """
+    tallest = max(len(rows) for _, rows in panels)
+    figure = Figure(figsize=(4.2 * len(panels), 0.32 * tallest + 1.4), dpi=_DPI, layout="constrained")
     figure.suptitle(title, color=_INK, x=0.01, ha="left")
-    for place, row in enumerate(rows, start=1):
+    for index, (heading, rows) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, len(panels), index)
+        for place, (_, before, after) in enumerate(rows):
+            color = _RIGHT if after >= before else _WRONG
+            axes.plot([before, after], [place, place], color=color, linewidth=2, zorder=1)
+            axes.scatter([before], [place], s=28, facecolor="white", edgecolor=_INK, zorder=2)
+            axes.scatter([after], [place], s=28, color=color, zorder=3)
+            axes.annotate(
+                f"{100 * (after - before):+.1f}",
+                (max(before, after), place),
+                (7, 0),
+                textcoords="offset points",
+                va="center",
+                fontsize=8,
+                color=color,
+            )
+        axes.set_yticks(range(len(rows)), [name for name, _, _ in rows])
+        axes.set_ylim(tallest - 0.5, -0.5)
+        axes.margins(x=0.2)
+        axes.set_title(heading, fontsize=9, color=_INK, loc="left")
+        axes.set_xlabel("accuracy; circle: before, dot: after", fontsize=8)
+        axes.grid(axis="x", alpha=0.25)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.tick_params(left=False, labelsize=8)
+    return _png(figure)
+
+
+def _tiles(
+    images: Tensor, captions: Sequence[tuple[str, str, str]], title: str, columns: int = 10, width: float = 1.35
+) -> bytes:
+    """Images in lines; captions are above, below and the colour of the former and the frame."""
+    lines = max(1, -(-len(images) // columns))
+    figure = Figure(figsize=(width * columns, (width + 0.4) * lines + 0.5), dpi=_DPI, layout="constrained")
+    figure.suptitle(title, color=_INK, x=0.01, ha="left")
+    for place, (image, (above, below, color)) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(lines, columns, place)
-        axes.imshow(images[row].numpy(), interpolation="nearest")
+        axes.imshow(image.numpy(), interpolation="nearest")
         axes.set_xticks([])
         axes.set_yticks([])
-        predicted, true = int(evaluation.preds[row]), int(evaluation.labels[row])
-        color = _RIGHT if predicted == true else _WRONG
-        axes.set_title(f"{class_names[predicted]} {confidence[row]:.0%}", fontsize=9, color=color)
-        axes.set_xlabel("" if predicted == true else f"is: {class_names[true]}", fontsize=9, color=_INK)
+        axes.set_title(above, fontsize=9, color=color)
+        axes.set_xlabel(below, fontsize=9, color=_INK)
         axes.spines[:].set_color(color)
     return _png(figure)
 
