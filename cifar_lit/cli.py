@@ -13,9 +13,13 @@ from cifar_lit.errors import CifarLitError
 
 _COMMANDS = {
     "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
+    "finetune": ("cifar_lit.commands.finetune", "learn new images from npz files; a gate decides about the result"),
     "validate": ("cifar_lit.commands.evaluate", "measure a version on the validation images"),
     "test": ("cifar_lit.commands.evaluate", "measure a version on the test images"),
     "predict": ("cifar_lit.commands.predict", "classify image files and folders"),
+    "export": ("cifar_lit.commands.export", "write a version as npz or ONNX"),
+    "import": ("cifar_lit.commands.import_model", "make a version of a Keras model or of weights in npz"),
+    "increment": ("cifar_lit.commands.increment", "make and check npz files of data to learn from later"),
     "versions": ("cifar_lit.commands.versions", "list, show, promote, roll back and verify versions"),
     "serve": ("cifar_lit.commands.serve", "serve the page from the champion"),
 }

@@ -41,6 +41,11 @@ class ImageSet:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def __add__(self, other: "ImageSet") -> "ImageSet":
+        """Both, one after the other."""
+        images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
+        return ImageSet(images, labels, f"{self.source} + {other.source}")
+
     def subset(self, indices: Tensor) -> "ImageSet":
         """The images at `indices` (int64), in that order."""
         return ImageSet(self.images[indices], self.labels[indices], self.source)
@@ -76,3 +81,26 @@ def stratified_split(labels: Tensor, val_fraction: float, seed: int) -> tuple[Te
         shuffled = rows[torch.randperm(len(rows), generator=generator)]
         is_val[shuffled[: round(len(rows) * val_fraction)]] = True
     return (~is_val).nonzero().squeeze(1), is_val.nonzero().squeeze(1)
+
+
+def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Divides a set of any size: the number held out is exact, each class's part in it nearly so.
+
+    `stratified_split` rounds in each class, and so would hold out nothing of ten images of ten classes.
+
+    Args:
+        labels: int64 (N,).
+        fraction: share to hold out, 0 <= fraction < 1, rounded down.
+        seed: decides which rows, whatever the machine.
+
+    Returns:
+        Indices (int64, ascending) of the rows to learn and of the rows held out.
+    """
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction is {fraction}, expected 0 <= fraction < 1")
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    by_class = order[labels[order].argsort(stable=True)]
+    filled = (torch.arange(len(labels) + 1, dtype=torch.float64) * fraction + 1e-9).floor()
+    is_held = torch.zeros(len(labels), dtype=torch.bool)
+    is_held[by_class[filled.diff() > 0]] = True
+    return (~is_held).nonzero().squeeze(1), is_held.nonzero().squeeze(1)

@@ -26,6 +26,11 @@ def download_if_absent(root: Path, mirror: str | None) -> None:
         official.download(root, mirror)
 
 
+def is_at_hand(root: Path, source: Source = "auto") -> bool:
+    """Whether there is a data set to read: drawn, or some files under `root`, be they whole or not."""
+    return source == "synthetic" or _detect(root) is not None
+
+
 def read_split(split: Split, root: Path, source: Source = "auto", *, num_synthetic: int = 5_000) -> ImageSet:
     """Reads one split.
 

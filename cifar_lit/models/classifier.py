@@ -73,8 +73,8 @@ class Classifier(pl.LightningModule):
         return logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        matrices = [weight for weight in self.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in self.parameters() if weight.ndim <= 1]
+        matrices = [weight for weight in self.network.parameters() if weight.ndim > 1]
+        vectors = [weight for weight in self.network.parameters() if weight.ndim <= 1]
         optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
         if self.lr_scheduler is None:
             return optimizer
@@ -95,10 +95,14 @@ class Classifier(pl.LightningModule):
         self._epoch_began = time.perf_counter()
         self.evaluations.pop("val", None)
 
+    def loss(self, images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """What training minimises: the mean over a batch, in nats."""
+        return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         images, labels = batch
         logits = self(images)
-        loss = cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
+        loss = self.loss(images, logits, labels)
         # Summed on the device and logged once an epoch: reading a value here would stall the device at each step.
         with torch.no_grad():
             correct = (logits.argmax(1) == labels).sum()

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.registry.files import hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
@@ -29,6 +30,7 @@ _LOCK = ".lock"
 _STAGING = ".staging-"
 _ID = re.compile(r"v(\d{4,})")
 _LOCK_TIMEOUT_S = 60.0
+_PUBLISHED = "published"
 
 _log = logging.getLogger(__name__)
 
@@ -172,12 +174,21 @@ class Registry:
             probe.mkdir()
             probe.rmdir()
 
-    def publish(self, files: Mapping[str, bytes], about: About) -> Version:
-        """Makes a new version, with the standing "candidate".
+    def publish(
+        self,
+        files: Mapping[str, bytes],
+        about: About,
+        *,
+        standing: Literal["candidate", "rejected"] = "candidate",
+        reason: str = _PUBLISHED,
+    ) -> Version:
+        """Makes a new version.
 
         Args:
             files: content by path inside the version's folder, all but the manifest.
             about: what the manifest says besides.
+            standing: what it is from the moment that it appears; `promote` makes more of it.
+            reason: why, kept in the manifest and the history.
 
         Raises:
             RegistryError: it could not be written; nothing is left behind.
@@ -190,7 +201,7 @@ class Registry:
                     stack.enter_context(hold(staging, timeout_s=0))  # tells a sweep that the folder's maker is alive
                 write_tree(staging, files)
                 with self._locked():
-                    return self._appear(staging, files, about)
+                    return self._appear(staging, files, about, standing, reason)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -309,12 +320,15 @@ class Registry:
             if version_id not in known:
                 self.history.record("publish", version_id, "found in the folder")
 
-    def _appear(self, staging: Path, files: Mapping[str, bytes], about: About) -> Version:
+    def _appear(
+        self, staging: Path, files: Mapping[str, bytes], about: About, standing: Standing, reason: str
+    ) -> Version:
         version_id = self._next_id()
         manifest = Manifest(
             **vars(about),
             id=version_id,
-            reason="published",
+            standing=standing,
+            reason=reason,
             created_at=utc_now(),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
@@ -326,6 +340,8 @@ class Registry:
         try:
             sync_folder(self.root)
             self.history.record("publish", version_id, "", parent=about.parent)
+            if reason != _PUBLISHED:
+                self.history.record("reject" if standing == "rejected" else "candidate", version_id, reason)
         except BaseException:
             with suppress(OSError):
                 os.rename(target, staging)

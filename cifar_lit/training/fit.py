@@ -15,12 +15,14 @@ from tqdm import tqdm
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import CifarLitError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.registry.registry import Registry
 from cifar_lit.training.best_checkpoint import BestCheckpoint
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.memory import keep_freed_memory
 from cifar_lit.training.precision import best_precision
+from cifar_lit.training.promotion import decide
 from cifar_lit.training.publish import Published, publish
 
 RUNS = "runs"
@@ -165,7 +167,17 @@ class FitCLI(LightningCLI):
             "num_devices": self.trainer.world_size,
         }
         config = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
-        self.published = publish(self.model, self.datamodule, self.registry, config=config, training=training)
+        network, datamodule = self.model.network, self.datamodule
+        self.published = publish(
+            network,
+            self.registry,
+            evaluations={"val": evaluate(network, datamodule.val_set), "test": evaluate(network, datamodule.test_set)},
+            decide=lambda champion: decide(network, datamodule, champion),
+            data=datamodule.fingerprint(),
+            config=config,
+            training=training,
+            history=self.model.history,
+        )
         self._tell(self.published)
 
     def _ended_by(self) -> str:

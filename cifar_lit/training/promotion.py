@@ -6,15 +6,16 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import stratified_split
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.networks import Network
+from cifar_lit.registry.manifest import Standing
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Whether to promote, and why."""
+    """What a new version is to be, and why."""
 
-    promote: bool
+    standing: Standing
     reason: str
 
 
@@ -26,7 +27,7 @@ def decide(network: Network, datamodule: CIFAR10DataModule, champion: Version | 
     promotion: what the champion does with images it may have learned by heart says nothing.
     """
     if champion is None:
-        return Decision(True, "there was no champion yet")
+        return Decision("promoted", "there was no champion yet")
     ours, theirs = datamodule.fingerprint(), champion.manifest.data
     for name, in_ours, in_theirs in (
         ("training data", ours["train"]["sha256"], theirs.get("train", {}).get("sha256")),
@@ -34,7 +35,7 @@ def decide(network: Network, datamodule: CIFAR10DataModule, champion: Version | 
     ):
         if in_ours != in_theirs:
             return Decision(
-                False,
+                "candidate",
                 f"it can't be compared with champion {champion.id}, whose {name} is another; "
                 "`cifar-lit versions promote` makes it the champion",
             )
@@ -47,7 +48,7 @@ def decide(network: Network, datamodule: CIFAR10DataModule, champion: Version | 
     champion_acc = evaluate(load_network(champion, device), held_out).metrics["acc"]
     better = acc > champion_acc
     return Decision(
-        better,
+        "promoted" if better else "candidate",
         f"val/acc {acc:.4f} is {'above' if better else 'not above'} champion {champion.id}'s {champion_acc:.4f} "
         f"on the same {len(rows):,} images",
     )

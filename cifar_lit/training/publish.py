@@ -1,7 +1,7 @@
-"""From a trained classifier to a version in the registry."""
+"""From a trained network to a version in the registry."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,18 +9,16 @@ import torch
 
 import cifar_lit
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.evaluation import plots, report
-from cifar_lit.evaluation.evaluation import Evaluation, evaluate
-from cifar_lit.models.classifier import Classifier
+from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
 from cifar_lit.seeding import global_seed
-from cifar_lit.training.promotion import Decision, decide
+from cifar_lit.training.promotion import Decision
 
 CONFIG = "config.yaml"
 
@@ -36,75 +34,82 @@ class Published:
 
 
 def publish(
-    classifier: Classifier,
-    datamodule: CIFAR10DataModule,
+    network: Network,
     registry: Registry,
     *,
+    evaluations: Mapping[str, Evaluation],
+    decide: Callable[[Version | None], Decision],
+    data: Mapping[str, Any],
     config: str,
     training: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    parent: str | None = None,
+    extra_files: Mapping[str, bytes] | None = None,
 ) -> Published:
-    """Measures the classifier's network in full precision, single view, makes it a version, and promotes it if it is
-    better than the champion.
+    """Makes a network a version, with the standing that `decide` gives it.
 
     Args:
-        classifier: trained; holds the weights to keep.
-        datamodule: set up for "fit"; what it was trained on.
+        network: holds the weights to keep.
         registry: where the version goes.
+        evaluations: of the network in full precision, single view, by split; at least one. The last is reported.
+        decide: compares with a champion (none if there is none); asked again if the champion changes meanwhile.
+        data: fingerprint of what it learned from, for the manifest.
         config: text of the config file that makes this run again.
         training: how the run went, for the manifest; `best_epoch` (from 0) is marked in the curves.
+        history: one mapping an epoch, for the curves.
+        parent: id of the version that training started from.
+        extra_files: more files of the version, by their path inside.
 
     Raises:
         RegistryError: no version could be written; the registry is as it was.
     """
-    network = classifier.network
-    evaluations = {
-        "val": evaluate(network, datamodule.val_set),
-        "test": evaluate(network, datamodule.test_set),
-    }
+    metrics = {name: value for split, each in evaluations.items() for name, value in each.named_metrics(split).items()}
     about = About(
         **describe(network),
         class_names=list(CLASS_NAMES),
-        metrics={
-            name: value for split, each in evaluations.items() for name, value in each.named_metrics(split).items()
-        },
-        data=datamodule.fingerprint(),
+        metrics=metrics,
+        data=dict(data),
         seed=global_seed(),
         code={"cifar_lit": cifar_lit.__version__, "torch": torch.__version__},
         training=dict(training),
+        parent=parent,
     )
-    files = {WEIGHTS: dump(network), CONFIG: config.encode()}
-    files |= _report_files(evaluations, classifier.history, training.get("best_epoch"))
+    files = {WEIGHTS: dump(network), CONFIG: config.encode(), **(extra_files or {})}
+    files |= _report_files(evaluations, history, training.get("best_epoch"))
+    champion, decision = _compare(registry, decide)
+    if decision.standing != "promoted":
+        # One step: it is never seen with another standing than the one it was given.
+        version = registry.publish(files, about, standing=decision.standing, reason=decision.reason)
+        return Published(version, decision, evaluations)
     version = registry.publish(files, about)
-    while True:
-        champion, decision = _compare(network, datamodule, registry)
-        if not decision.promote:
-            version = registry.keep_as_candidate(version.id, decision.reason)
-            break
+    while decision.standing == "promoted":
         try:
             version = registry.promote(version.id, decision.reason, instead_of=champion.id if champion else None)
-            break
-        except ChampionChangedError:
-            continue  # another run was promoted meanwhile: compare with that one
-    return Published(version, decision, evaluations)
+            return Published(version, decision, evaluations)
+        except ChampionChangedError:  # another run was promoted meanwhile: compare with that one
+            champion, decision = _compare(registry, decide)
+    enter = registry.reject if decision.standing == "rejected" else registry.keep_as_candidate
+    return Published(enter(version.id, decision.reason), decision, evaluations)
 
 
-def _compare(network: Network, datamodule: CIFAR10DataModule, registry: Registry) -> tuple[Version | None, Decision]:
+def _compare(registry: Registry, decide: Callable[[Version | None], Decision]) -> tuple[Version | None, Decision]:
     try:
         champion = registry.champion()
     except VersionDamagedError as error:
-        return None, Decision(False, f"there is no champion to compare it with ({error})")
-    return champion, decide(network, datamodule, champion)
+        return None, Decision("candidate", f"there is no champion to compare it with ({error})")
+    return champion, decide(champion)
 
 
 def _report_files(
     evaluations: Mapping[str, Evaluation], history: Sequence[Mapping[str, float]], best_epoch: int | None
 ) -> dict[str, bytes]:
-    test = evaluations["test"]
-    metrics = {split: report.as_json(each) for split, each in evaluations.items()} | {"history": list(history)}
-    title = f"Test set: {test.metrics['acc']:.2%} of {len(test.labels):,} images right"
+    split, shown = list(evaluations.items())[-1]
+    metrics = {name: report.as_json(each) for name, each in evaluations.items()} | {"history": list(history)}
+    name = {"test": "Test set", "val": "Validation images"}.get(split, split)
+    title = f"{name}: {shown.metrics['acc']:.2%} of {len(shown.labels):,} images right"
     return {
         "report/metrics.json": (json.dumps(metrics, indent=2) + "\n").encode(),
-        "report/report.txt": report.classification_report(test).encode(),
-        "report/confusion_matrix.png": plots.confusion_matrix(test, title),
+        "report/report.txt": report.classification_report(shown).encode(),
+        "report/confusion_matrix.png": plots.confusion_matrix(shown, title),
         "report/curves.png": plots.curves(history, "Training", best_epoch),
     }

@@ -1,0 +1,126 @@
+"""What a network learned and lost when it was trained further: as text, as JSON and as a picture."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.evaluation import plots
+from cifar_lit.evaluation.comparison import Comparison
+
+Comparisons = Mapping[str, Comparison]
+"""By the name of the images: "old", "new", "learned", "test"; only those that there are."""
+
+MEANING = {
+    "old": "old images, held out from all training",
+    "new": "new images, held out",
+    "learned": "new images, learned from",
+    "test": "test images",
+}
+
+
+def recalls(comparison: Comparison) -> tuple[Tensor, Tensor, Tensor]:
+    """Share of each class answered rightly before and after, float32 (K,) each, and its images, int64 (K,)."""
+    before, after = comparison.before.per_class, comparison.after.per_class
+    return before["recall"], after["recall"], before["support"]
+
+
+def forgetting(comparison: Comparison) -> Tensor:
+    """float32 (K,): points of accuracy that each class lost, 0 if it lost none or has no images.
+
+    Chaudhry et al., "Riemannian Walk for Incremental Learning" (2018), with the parent as the only step before.
+    """
+    before, after, _ = recalls(comparison)
+    return 100 * (before - after).clamp(min=0)
+
+
+def text(comparisons: Comparisons, class_names: Sequence[str] = CLASS_NAMES) -> str:
+    """Tables: accuracy before and after and how many answers flipped, then the same for each class."""
+    tables = [overview(comparisons), *(by_class(name, each, class_names) for name, each in comparisons.items())]
+    return "\n".join(tables)
+
+
+def overview(comparisons: Comparisons) -> str:
+    """A table with a row for each set of images."""
+    width = max(map(len, comparisons))
+    lines = [f"{'':{width}}  images  before   after  change    lost  gained"]
+    for name, each in comparisons.items():
+        before, after = each.before.metrics["acc"], each.after.metrics["acc"]
+        lines.append(
+            f"{name:{width}}  {len(each):6,}  {before:.4f}  {after:.4f}  {each.change:+6.2f}  {len(each.lost):6,}  "
+            f"{len(each.gained):6,}   {MEANING.get(name, '')}".rstrip()
+        )
+    lines.append("change is in points of accuracy; lost were right before and are wrong now, gained the reverse")
+    return "\n".join(lines) + "\n"
+
+
+def by_class(name: str, comparison: Comparison, class_names: Sequence[str] = CLASS_NAMES) -> str:
+    """A table with a row for each class that has images."""
+    before, after, support = recalls(comparison)
+    forgotten = forgetting(comparison)
+    width = max(map(len, [*class_names, "mean forgetting"]))
+    lines = [f"{f'{name}, by class':{width}}  images  before   after  change  forgotten"]
+    for index, title in enumerate(class_names):
+        if support[index]:
+            lines.append(
+                f"{title:{width}}  {int(support[index]):6,}  {before[index]:.4f}  {after[index]:.4f}  "
+                f"{100 * float(after[index] - before[index]):+6.2f}  {float(forgotten[index]):9.2f}"
+            )
+    lines.append(f"{'mean forgetting':{width}}  {'':30}  {_mean_forgetting(comparison):9.2f}")
+    return "\n".join(lines) + "\n"
+
+
+def png(comparisons: Comparisons, title: str, class_names: Sequence[str] = CLASS_NAMES) -> bytes:
+    """A panel for each set of images: accuracy of every class, and of all together, before and after."""
+    panels = []
+    for name, each in comparisons.items():
+        before, after, support = recalls(each)
+        present = (support > 0).nonzero().squeeze(1)
+        rows = [("all", each.before.metrics["acc"], each.after.metrics["acc"])]
+        rows += [(class_names[index], before[index].item(), after[index].item()) for index in present.tolist()]
+        panels.append((f"{MEANING.get(name, name)} ({len(each):,})", rows))
+    return plots.before_and_after(panels, title)
+
+
+def as_json(comparisons: Comparisons, class_names: Sequence[str] = CLASS_NAMES) -> dict[str, Any]:
+    """The same and the rows that flipped, as plain JSON values."""
+    return {name: _as_json(each, class_names) for name, each in comparisons.items()}
+
+
+def _as_json(comparison: Comparison, class_names: Sequence[str]) -> dict[str, Any]:
+    before, after, support = recalls(comparison)
+    forgotten = forgetting(comparison)
+    flipped = torch.cat([comparison.lost, comparison.gained]).tolist()
+    return {
+        "count": len(comparison),
+        "before": comparison.before.metrics,
+        "after": comparison.after.metrics,
+        "change_points": comparison.change,
+        "mean_forgetting_points": _mean_forgetting(comparison),
+        "per_class": {
+            title: {
+                "count": int(support[index]),
+                "before": before[index].item(),
+                "after": after[index].item(),
+                "forgetting_points": forgotten[index].item(),
+            }
+            for index, title in enumerate(class_names)
+            if support[index]
+        },
+        "flipped": [
+            {
+                "row": row,
+                "label": class_names[int(comparison.before.labels[row])],
+                "before": class_names[int(comparison.before.preds[row])],
+                "after": class_names[int(comparison.after.preds[row])],
+            }
+            for row in flipped
+        ],
+    }
+
+
+def _mean_forgetting(comparison: Comparison) -> float:
+    present = recalls(comparison)[2] > 0
+    return forgetting(comparison)[present].mean().item()

@@ -1,0 +1,233 @@
+"""Fine-tuning: new images in, a judged version out."""
+
+import hashlib
+import json
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import WeightAveraging
+from pytorch_lightning.utilities import rank_zero_warn
+
+from cifar_lit.data.finetune_data import FinetuneDataModule
+from cifar_lit.data.image_set import ImageSet
+from cifar_lit.errors import SettingError
+from cifar_lit.evaluation import lessons
+from cifar_lit.evaluation.comparison import Comparison
+from cifar_lit.evaluation.evaluation import Evaluation, evaluate
+from cifar_lit.interop.model import Model
+from cifar_lit.models.finetuner import FineTuner
+from cifar_lit.models.networks import Network
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import Version
+from cifar_lit.registry.weights import load_network
+from cifar_lit.training.blend import Blend, mix
+from cifar_lit.training.gate import Evidence, Gate
+from cifar_lit.training.promotion import Decision
+from cifar_lit.training.publish import Published, publish
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What became of a fine-tuning.
+
+    Attributes:
+        published: the version and the gate's decision.
+        comparisons: parent and child, by the names of `lessons.MEANING`.
+    """
+
+    published: Published
+    comparisons: lessons.Comparisons
+
+    def report(self) -> str:
+        """What was learned, and what of the old was lost; `report/lessons.txt` says it all."""
+        old = self.comparisons.get("old")
+        return lessons.overview(self.comparisons) + ("" if old is None else f"\n{lessons.by_class('old', old)}")
+
+
+def finetune(
+    parent: Model,
+    tuner: FineTuner,
+    datamodule: FinetuneDataModule,
+    trainer: pl.Trainer,
+    gate: Gate,
+    registry: Registry,
+    *,
+    blend: Blend,
+    config: str,
+    source: Path | None = None,
+) -> FineTuned:
+    """Trains `tuner`, made from the parent's network, compares the two, and publishes the result with the standing that
+    the gate gives it.
+
+    Args:
+        parent: what training starts from.
+        tuner: holds a copy of the parent's network.
+        datamodule: increments, and old images if there are any at hand.
+        trainer: runs no validation: what judges the result must not choose among its epochs.
+        gate: decides.
+        blend: how much of what was learned is kept.
+        registry: where the version goes.
+        config: text of the config file that makes this run again.
+        source: the file that the parent was read from, if it is no version.
+
+    Raises:
+        SettingError: no training step was made, or the training diverged.
+        RegistryError: no version could be written; the registry is as it was.
+    """
+    datamodule.prepare_data()
+    datamodule.setup("fit")
+    for note in [*datamodule.notes, *_doubts(parent, datamodule)]:
+        rank_zero_warn(f"{note}.")
+    began = time.monotonic()
+    network, share_of_child = learn(parent.network, tuner, datamodule, trainer, blend)
+    seconds = round(time.monotonic() - began, 1)
+    sets = _judges(datamodule)
+    after = {name: evaluate(network, data) for name, data in sets.items()}
+    if not all(math.isfinite(each.metrics["loss"]) for each in after.values()):
+        raise SettingError(
+            "The training diverged: its answers are not finite, so no version was made. Lower the learning rate "
+            "(--model.optimizer.lr)."
+        )
+    before = _answers(parent.network, sets, network)
+    comparisons = {name: Comparison(before[name], after[name]) for name in sets}
+    verdict = gate.judge(_evidence(comparisons, datamodule))
+
+    def decide(champion: Version | None) -> Decision:
+        if verdict.standing != "promoted" or champion is None or champion.id == parent.name:
+            return verdict
+        theirs = _answers(load_network(champion), sets, network)
+        against = {name: Comparison(theirs[name], after[name]) for name in sets}
+        decision = gate.judge(_evidence(against, datamodule))
+        if decision.standing == "promoted":
+            return Decision("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
+        return Decision(
+            "candidate", f"{verdict.reason}; but champion {champion.id} is not its parent: {decision.reason}"
+        )
+
+    training = {
+        "epochs": len(tuner.history),
+        "ended_by": "its last epoch",
+        "seconds": seconds,
+        "precision": trainer.precision,
+        "device": str(trainer.strategy.root_device),
+        "num_devices": trainer.world_size,
+        "from": parent.name,
+        "share_of_old": round(datamodule.share_of_old, 4),
+        "batch_norm": tuner.batch_norm,
+        "distill": tuner.distill,
+        "share_of_child": share_of_child,
+        "weights_averaged": any(isinstance(each, WeightAveraging) for each in trainer.callbacks),  # type: ignore[attr-defined]
+        "held_out": len(datamodule.new_val),
+        "left_out": datamodule.notes,
+    }
+    if source is not None:
+        training["from_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    published = publish(
+        network,
+        registry,
+        evaluations=_reported(after),
+        decide=decide,
+        data=_fingerprint(parent, datamodule),
+        config=config,
+        training=training,
+        history=tuner.history,
+        parent=parent.version.id if parent.version else None,
+        extra_files={
+            "report/lessons.txt": lessons.text(comparisons).encode(),
+            "report/lessons.json": (json.dumps(lessons.as_json(comparisons), indent=2) + "\n").encode(),
+            "report/lessons.png": lessons.png(comparisons, f"Learned and lost since {parent.name}"),
+        },
+    )
+    return FineTuned(published, comparisons)
+
+
+def learn(
+    parent: Network, tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer, blend: Blend
+) -> tuple[Network, float]:
+    """Trains, and mixes the result with the parent.
+
+    Returns:
+        The network, in evaluation mode, and how much of it is the child's, 0..1.
+
+    Raises:
+        SettingError: no epoch was finished.
+    """
+    datamodule.setup("fit")
+    if datamodule.old_train is None:
+        tuner.without_replay()
+    trainer.fit(tuner, datamodule=datamodule)
+    if not tuner.history or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        raise SettingError(
+            "No epoch was finished, so nothing was learned and no version was made. Train for one epoch or more, "
+            "without --trainer.fast_dev_run."
+        )
+    child = tuner.network.eval()
+    if datamodule.old_probe is None:
+        return child, 1.0
+    share = blend.share_of_child(parent.to(next(child.parameters()).device), child, datamodule.old_probe)
+    return mix(parent, child, share), share
+
+
+def _judges(datamodule: FinetuneDataModule) -> dict[str, ImageSet]:
+    """The images that parent and child are compared on, by the names of `lessons.MEANING`."""
+    sets = {"old": datamodule.old_val, "new": datamodule.new_val, "learned": datamodule.new_train}
+    if datamodule.has_test:
+        sets["test"] = datamodule.test_set
+    return {name: data for name, data in sets.items() if data is not None and len(data)}
+
+
+def _answers(network: Network, sets: dict[str, ImageSet], beside: Network) -> dict[str, Evaluation]:
+    network = network.to(next(beside.parameters()).device)
+    return {name: evaluate(network, data) for name, data in sets.items()}
+
+
+def _evidence(comparisons: lessons.Comparisons, datamodule: FinetuneDataModule) -> Evidence:
+    return Evidence(
+        comparisons.get("old"), comparisons.get("new"), comparisons["learned"], num_given=datamodule.num_given
+    )
+
+
+def _reported(after: dict[str, Evaluation]) -> dict[str, Evaluation]:
+    """As in every version: "val" are the old images held out, "test" the test images; without them, the new."""
+    named = {"val": "old", "test": "test"}
+    found = {split: after[name] for split, name in named.items() if name in after}
+    return found or {"new": after.get("new", after["learned"])}
+
+
+def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:
+    """The parent's data and the increments; what old images were replayed, where the parent's are not known."""
+    known = parent.version.manifest.data if parent.version else {}
+    if datamodule.has_test and not known.get("train", {}).get("sha256"):
+        known = datamodule.fingerprint()
+    if not known:
+        unknown: dict[str, Any] = {"count": None, "sha256": None}
+        split = {"seed": None, "val_fraction": None}
+        known = {"source": f"unknown, of {parent.name}", "train": unknown, "test": unknown, "split": split}
+    return {**known, "increments": [*known.get("increments", []), *datamodule.learned]}
+
+
+def _doubts(parent: Model, datamodule: FinetuneDataModule) -> list[str]:
+    """What makes the comparison less certain than it looks."""
+    known = parent.version.manifest.data if parent.version else {}
+    doubts = []
+    if datamodule.has_test:
+        ours, theirs = datamodule.fingerprint(), known
+        if theirs.get("train", {}).get("sha256") != ours["train"]["sha256"]:
+            doubts.append(f"{parent.name} was trained on other data than the old images at hand, or unknown data")
+        elif theirs["split"] != ours["split"]:
+            doubts.append(
+                f"{parent.name} was trained with the split {theirs['split']}, not {ours['split']}: it may have learned "
+                "some of the images that judge it"
+            )
+    at_hand = {each["sha256"] for each in [*datamodule.learned, *datamodule.replayed]}
+    for each in known.get("increments", []):
+        if each["sha256"] not in at_hand:
+            doubts.append(
+                f"{parent.name} learned {each['name']}, which is not replayed and may be forgotten: name it with "
+                "--data.old_increments"
+            )
+    return doubts
