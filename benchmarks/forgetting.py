@@ -40,7 +40,8 @@ from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
-from cifar_lit.training.finetune import learn
+from cifar_lit.training.blend import Judged
+from cifar_lit.training.finetune import judges, learn
 from cifar_lit.training.fit import hush_lightning
 from cifar_lit.training.gate import Evidence, Gate
 from cifar_lit.training.memory import keep_freed_memory
@@ -67,12 +68,20 @@ class DarkExperience(FineTuner):
 
 
 def ours(parent: Parent, data: InMemory, seed: int) -> Network:
+    return fine_tuned(parent, data, seed).network
+
+
+def fine_tuned(parent: Parent, data: InMemory, seed: int) -> Judged:
+    """What `cifar-lit finetune` makes with its defaults, short of publishing it."""
     parser = build_parser()
     options = [f"--data.increments={json.dumps([str(path) for path in data.increments])}", "--trainer.accelerator=cpu"]
     config = parser.parse_args([*options, f"--seed_everything={seed}", "--trainer.enable_progress_bar=false"])
     instances = parser.instantiate(config)
     tuner, trainer = build(instances, parent.model)
-    return learn(parent.model.network, tuner, data, trainer, instances.blend)[0]
+    learn(tuner, data, trainer)
+    sets = {name: each for name, each in judges(data).items() if name != "test"}
+    child = tuner.network.eval()
+    return instances.blend.judge(parent.model.network, child, sets, instances.gate, data.num_given)
 
 
 def dark_experience(parent: Parent, data: InMemory, seed: int) -> Network:
@@ -95,8 +104,11 @@ def original(parent: Parent, data: InMemory, seed: int) -> Network:
 
 def without_old(parent: Parent, data: InMemory, seed: int) -> Network:
     data.setup("fit")
-    data.old_train = data.old_probe = None
-    return ours(parent, data, seed)
+    old_val = data.old_val
+    data.old_train = data.old_val = None
+    network = ours(parent, data, seed)
+    data.old_val = old_val  # to measure on
+    return network
 
 
 WAYS = {"ours": ours, "ours, no old images": without_old, "DER++": dark_experience, "original": original}
@@ -133,6 +145,9 @@ def measure(way: str, case: str, parent: Parent, seed: int, folder: Path) -> dic
     seconds = time.perf_counter() - began
     assert data.old_val is not None
     sets = {"old": data.old_val, "own_kind": own_kind, "test": parent.test}
+    if parent.rare is not None:
+        common = ~torch.isin(parent.test.labels, torch.tensor(parent.rare))
+        sets["test_others"] = parent.test.subset(common.nonzero().squeeze(1))
     sets |= {"new": data.new_val, "learned": data.new_train}
     before = {name: evaluate(parent.model.network, each) for name, each in sets.items()}
     both = {name: Comparison(before[name], evaluate(network, each)) for name, each in sets.items()}

@@ -1,17 +1,25 @@
-"""Fixtures that several test files share: a registry in a temporary folder, and tiny untrained versions for it."""
+"""Fixtures that several test files share: a registry in a temporary folder, and tiny versions for it."""
 
+import contextlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from finetuning import DRAWN, HALF, QUIET
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.cli import main
 from cifar_lit.models.networks import Network, ThreeBlockCNN
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
+
+SMOKE = str(Path(__file__).parent.parent / "configs" / "smoke.yaml")
+WEAK = 4
+"""The class that v0001 of `parents` hardly knows."""
 
 
 def tiny_network(seed: int = 0) -> Network:
@@ -64,3 +72,20 @@ def publish(registry: Registry) -> Callable[..., Version]:
         return registry.promote(version.id, "it is better") if promote else version
 
     return publish_tiny
+
+
+@pytest.fixture(scope="session")
+def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry whose v0001 gets half of it right, `WEAK` hardly ever, and whose v0002, the champion, all."""
+    folder = tmp_path_factory.mktemp("parents")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(None):
+        for epochs in ("1", "8"):
+            fit = ["fit", "--config", SMOKE, *DRAWN, *QUIET, *HALF, "--trainer.max_epochs", epochs]
+            assert main([*fit, "--trainer.logger", "false"]) == 0
+    registry = Registry(folder / "checkpoints")
+    assert registry.resolve("latest").id == "v0002"
+    first = json.loads(registry.get("v0001").read("report/metrics.json"))["val"]
+    assert first["acc"] < 0.9
+    assert first["per_class"][CLASS_NAMES[WEAK]]["recall"] < 0.5
+    assert registry.get("v0002").manifest.metrics["val/acc"] == 1
+    return registry.root

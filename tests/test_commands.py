@@ -16,7 +16,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.registry.registry import Registry
 
-COMMANDS = ("fit", "validate", "test", "predict", "export", "import", "increment", "versions", "serve")
+COMMANDS = ("fit", "finetune", "validate", "test", "predict", "export", "import", "increment", "versions", "serve")
 SUMMARY = {"id", "parent", "standing", "champion", "metrics", "created_at", "network", "reason"}
 
 

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pytest
 import torch
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.registry import registry as registry_module
-from cifar_lit.registry.manifest import SCHEMA
+from cifar_lit.registry.manifest import SCHEMA, About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
@@ -340,6 +340,24 @@ def test_the_registry_folder_comes_from_the_argument_the_environment_or_the_defa
 def test_a_new_version_is_a_candidate_and_not_served(registry: Registry, publish: Publish) -> None:
     assert publish().manifest.standing == "candidate"
     assert registry.champion() is None
+
+
+@pytest.mark.parametrize(("standing", "event"), [("rejected", "reject"), ("candidate", "candidate")])
+def test_a_version_can_appear_with_its_standing_and_the_reason(
+    registry: Registry, publish: Publish, standing: Any, event: str
+) -> None:
+    publish(promote=True)
+    about = About(network={}, class_names=[], mean=[], std=[], metrics={}, data={}, seed=None, code={}, parent="v0001")
+    version = registry.publish({"config.yaml": b""}, about, standing=standing, reason="it forgets")
+    manifest = registry.get("v0002").manifest
+    assert manifest == version.manifest
+    assert (manifest.standing, manifest.reason, manifest.parent) == (standing, "it forgets", "v0001")
+    events = registry.history.read()[-2:]
+    assert [(each["event"], each["id"], each["reason"]) for each in events] == [
+        ("publish", "v0002", ""),
+        (event, "v0002", "it forgets"),
+    ]
+    assert registry.resolve("latest").id == "v0001"
 
 
 def test_promote_makes_the_champion(registry: Registry, publish: Publish) -> None:

@@ -58,6 +58,9 @@ elif action == "forever":
 elif action == "promote":
     die_before(int(sys.argv[3]))
     registry.promote(registry.publish(files, about).id, "newer")
+elif action == "reject":
+    die_before(int(sys.argv[3]))
+    registry.publish(files, about, standing="rejected", reason="it forgets")
 elif action == "rollback":
     die_before(int(sys.argv[3]))
     registry.rollback("older")
@@ -100,9 +103,16 @@ def test_two_processes_publish_at_once(tmp_path: Path) -> None:
     assert {event["event"] for event in registry.history.read()} == {"publish"}
 
 
-@pytest.mark.parametrize(("action", "champions"), [("promote", {"v0002", "v0004"}), ("rollback", {"v0001", "v0002"})])
+@pytest.mark.parametrize(
+    ("action", "champions", "last"),
+    [
+        ("promote", {"v0002", "v0004"}, "v0004"),
+        ("reject", {"v0002"}, "v0002"),
+        ("rollback", {"v0001", "v0002"}, "v0001"),
+    ],
+)
 def test_a_kill_at_any_file_operation_leaves_the_old_state_or_the_new(
-    tmp_path: Path, action: str, champions: set[str]
+    tmp_path: Path, action: str, champions: set[str], last: str
 ) -> None:
     before = Registry(tmp_path / "before")
     for _ in range(2):
@@ -115,9 +125,11 @@ def test_a_kill_at_any_file_operation_leaves_the_old_state_or_the_new(
         if status == 0:
             break
         assert status == -signal.SIGKILL
+        if action == "reject":  # it is never seen as anything else
+            assert {each.manifest.standing for each in registry.versions() if each.id == "v0004"} <= {"rejected"}
         check_after_a_crash(registry, champions, {"v0003"})
     assert number > 10
-    assert registry.resolve("latest").id == ("v0004" if action == "promote" else "v0001")
+    assert registry.resolve("latest").id == last
 
 
 @pytest.mark.slow

@@ -4,7 +4,8 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     _check(config)
     registry.check_writable()
-    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout):
+    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout), _plain_warnings():
         result = _finetune(parser, config, model, registry)
     _tell(config, result, registry)
     return 0
@@ -79,19 +80,12 @@ def _with_lists(args: Sequence[str]) -> list[str]:
     return joined
 
 
-class _Parser(ArgumentParser):
-    def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
-        print(
-            "usage: cifar-lit finetune [--config FILE] --from PARENT --data.increments A.npz [B.npz ...] "
-            "[--gate.* --model.* --data.* --trainer.* ...]",
-            file=file,
-        )
-
-
 def build_parser() -> ArgumentParser:
     """All options and their defaults: the recipe."""
-    parser = _Parser(
+    parser = ArgumentParser(
         prog="cifar-lit finetune",
+        usage="cifar-lit finetune [--config FILE] --from PARENT --data.increments A.npz [B.npz ...] [--data.* ...] "
+        "[--gate.* ...] [--model.* ...] [--trainer.* ...]",  # the whole list is two screens, and hides an error
         description="Learn increments beside old images, and make the result a version if the gate lets it pass.",
     )
     parser.add_argument("--config", action="config", help="file with any of these options, as configs/finetune.yaml")
@@ -117,6 +111,17 @@ def build_parser() -> ArgumentParser:
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False)
     parser.set_defaults(_DEFAULTS)
     return parser
+
+
+@contextlib.contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Warnings without the place in the code that gave them."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 def _check(config: Namespace) -> None:

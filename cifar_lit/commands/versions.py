@@ -69,13 +69,15 @@ def _show(registry: Registry, namespace: argparse.Namespace) -> int:
     about = version.manifest
     role = " (champion)" if version.id == champion_id else ""
     print(f"{version.id}{role}: {about.standing}, {about.reason}")
-    origin = about.parent or about.training.get("imported_from", "scratch")
+    origin = about.parent or about.training.get("imported_from") or about.training.get("from", "scratch")
     print(f"created   {about.created_at}, from {origin}, seed {about.seed}")
     print(f"network   {about.network['name']} {about.network['args']}")
     train = about.data["train"]
     known = train["sha256"] is not None  # an import's training data is not
     images = f": {train['count']:,} images, sha256 {train['sha256'][:16]}" if known else ""
     print(f"data      {about.data['source']}{images}")
+    for each in about.data.get("increments", []):
+        print(f"          + {each['name']}: {each['count']:,} images, sha256 {each['sha256'][:16]}")
     print(f"training  {', '.join(f'{name} {value}' for name, value in about.training.items())}")
     print(f"metrics   {', '.join(f'{name} {value:.4f}' for name, value in about.metrics.items()) or 'not measured'}")
     print(f"code      {', '.join(f'{name} {value}' for name, value in about.code.items())}")

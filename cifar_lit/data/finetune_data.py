@@ -23,9 +23,6 @@ from cifar_lit.errors import IncrementError, SettingError
 _LEAST_SHARE, _MOST_SHARE = 0.1, 0.5
 """Of new images in a batch, if nothing else is asked for."""
 
-_PROBE_SHARE = 0.1
-"""Of the old training images."""
-
 _Path = str | os.PathLike[str]
 
 
@@ -86,8 +83,6 @@ class FinetuneDataModule(CIFAR10DataModule):
         """Images to replay; none if there are no old images at hand."""
         self.old_val: ImageSet | None = None
         """Old images that neither parent nor child learns from."""
-        self.old_probe: ImageSet | None = None
-        """Old training images that are not replayed, to find out during fine-tuning what it costs."""
         self._ready = False
 
     def setup(self, stage: str) -> None:
@@ -120,10 +115,6 @@ class FinetuneDataModule(CIFAR10DataModule):
             # What judges the result must not be learned from the old images either.
             copies = similar.matches(self.old_train.images, self.new_val.images) >= 0
             self.old_train = self.old_train.subset((~copies).nonzero().squeeze(1))
-        if self.old_train is not None:
-            rows, aside = hold_out(self.old_train.labels, _PROBE_SHARE, self.split_seed)
-            if len(aside):
-                self.old_probe, self.old_train = self.old_train.subset(aside), self.old_train.subset(rows)
         self._ready = True
 
     @property
@@ -155,11 +146,7 @@ class FinetuneDataModule(CIFAR10DataModule):
 
     def _add_old_increments(self) -> None:
         for old in self._read(self.old_increments, self.replayed):
-            rows, held = hold_out(old.labels, self.holdout, self.split_seed)
-            train, val = old.subset(rows), old.subset(held)
-            self.old_train = train if self.old_train is None else self.old_train + train
-            if len(held):
-                self.old_val = val if self.old_val is None else self.old_val + val
+            self.old_train = old if self.old_train is None else self.old_train + old
 
     def _refuse_test_images(self, new: ImageSet) -> None:
         copies = (similar.matches(new.images, self.test_set.images) >= 0).nonzero().squeeze(1)

@@ -85,5 +85,8 @@ class Comparison:
 
 def _upper_tail(successes: int, trials: int) -> float:
     """P(X >= successes) for X ~ Binomial(trials, 1/2)."""
-    ways = sum(math.comb(trials, each) for each in range(successes, trials + 1))
-    return float(ways / 2**trials)
+    ways = total = math.comb(trials, successes)
+    for each in range(successes, trials):
+        ways = ways * (trials - each) // (each + 1)
+        total += ways
+    return float(total / 2**trials)

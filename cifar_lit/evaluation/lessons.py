@@ -13,6 +13,9 @@ from cifar_lit.evaluation.comparison import Comparison
 Comparisons = Mapping[str, Comparison]
 """By the name of the images: "old", "new", "learned", "test"; only those that there are."""
 
+_FLIPS_LISTED = 20
+_FLIPS_SHOWN = 8
+
 MEANING = {
     "old": "old images, held out from all training",
     "new": "new images, held out",
@@ -39,7 +42,8 @@ def forgetting(comparison: Comparison) -> Tensor:
 def text(comparisons: Comparisons, class_names: Sequence[str] = CLASS_NAMES) -> str:
     """Tables: accuracy before and after and how many answers flipped, then the same for each class."""
     tables = [overview(comparisons), *(by_class(name, each, class_names) for name, each in comparisons.items())]
-    return "\n".join(tables)
+    flips = [flip for name, each in comparisons.items() for flip in _flips_text(name, each, class_names)]
+    return "\n".join([*tables, *flips])
 
 
 def overview(comparisons: Comparisons) -> str:
@@ -70,6 +74,43 @@ def by_class(name: str, comparison: Comparison, class_names: Sequence[str] = CLA
             )
     lines.append(f"{'mean forgetting':{width}}  {'':30}  {_mean_forgetting(comparison):9.2f}")
     return "\n".join(lines) + "\n"
+
+
+def _flips_text(name: str, comparison: Comparison, class_names: Sequence[str]) -> list[str]:
+    found = []
+    for what, rows in (("lost", comparison.lost), ("gained", comparison.gained)):
+        if len(rows):
+            shown = [
+                f"  #{row} {class_names[int(comparison.before.labels[row])]}: "
+                f"{class_names[int(comparison.before.preds[row])]} -> {class_names[int(comparison.after.preds[row])]}"
+                for row in rows[:_FLIPS_LISTED].tolist()
+            ]
+            more = len(rows) - len(shown)
+            lines = [f"{name}, {what}", *shown, *([f"  and {more:,} more, in lessons.json"] if more else [])]
+            found.append("\n".join(lines) + "\n")
+    return found
+
+
+def flipped_png(
+    comparisons: Comparisons, images: Mapping[str, Tensor], title: str, class_names: Sequence[str] = CLASS_NAMES
+) -> bytes | None:
+    """Pictures whose answer flipped, of each set the surest losses and gains; none if none flipped.
+
+    Args:
+        comparisons: by the name of the images.
+        images: uint8 (N, 32, 32, 3), by the same names, in the order of the comparisons' rows.
+        title: over the picture.
+        class_names: in label order.
+    """
+    tiles, captions = [], []
+    for name, each in comparisons.items():
+        for rows in (each.lost, each.gained):
+            sure = each.after.probs[rows].amax(1).argsort(descending=True)[:_FLIPS_SHOWN]
+            for row in rows[sure].tolist():
+                before, after = (class_names[int(one.preds[row])] for one in (each.before, each.after))
+                tiles.append(images[name][row].cpu())
+                captions.append((f"{before} → {after}", f"{name} #{row}, {class_names[int(each.before.labels[row])]}"))
+    return plots.captioned_grid(torch.stack(tiles), captions, title) if tiles else None
 
 
 def png(comparisons: Comparisons, title: str, class_names: Sequence[str] = CLASS_NAMES) -> bytes:

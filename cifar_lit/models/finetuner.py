@@ -1,6 +1,7 @@
 """A classifier that learns new images without leaving too far what it knew."""
 
 import copy
+import math
 from typing import Literal
 
 import pytorch_lightning as pl
@@ -95,7 +96,12 @@ class AverageWeights(WeightAveraging):
         self._first_step = 0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._first_step = int(self.start * trainer.estimated_stepping_batches)
+        steps = trainer.estimated_stepping_batches
+        self._first_step = int(self.start * steps) if math.isfinite(steps) else 0  # endless: until it is stopped
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step > self._first_step:  # else it was stopped before there was anything to average
+            super().on_train_end(trainer, pl_module)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
         return step_idx is not None and step_idx >= self._first_step

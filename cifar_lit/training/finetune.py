@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +15,14 @@ from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation import lessons
-from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop.model import Model
 from cifar_lit.models.finetuner import FineTuner
-from cifar_lit.models.networks import Network
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
-from cifar_lit.training.blend import Blend, mix
-from cifar_lit.training.gate import Evidence, Gate
+from cifar_lit.training.blend import Blend, compare, evidence
+from cifar_lit.training.gate import Gate
 from cifar_lit.training.promotion import Decision
 from cifar_lit.training.publish import Published, publish
 
@@ -83,25 +80,22 @@ def finetune(
     for note in [*datamodule.notes, *_doubts(parent, datamodule)]:
         rank_zero_warn(f"{note}.")
     began = time.monotonic()
-    network, share_of_child = learn(parent.network, tuner, datamodule, trainer, blend)
+    learn(tuner, datamodule, trainer)
     seconds = round(time.monotonic() - began, 1)
-    sets = _judges(datamodule)
-    after = {name: evaluate(network, data) for name, data in sets.items()}
-    if not all(math.isfinite(each.metrics["loss"]) for each in after.values()):
-        raise SettingError(
-            "The training diverged: its answers are not finite, so no version was made. Lower the learning rate "
-            "(--model.optimizer.lr)."
-        )
-    before = _answers(parent.network, sets, network)
-    comparisons = {name: Comparison(before[name], after[name]) for name in sets}
-    verdict = gate.judge(_evidence(comparisons, datamodule))
+    child = tuner.network.eval()
+    sets = judges(datamodule)
+    judged = blend.judge(
+        parent.network.to(next(child.parameters()).device), child, sets, gate, num_given=datamodule.num_given
+    )
+    network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict
+    after = {name: each.after for name, each in comparisons.items()}
 
     def decide(champion: Version | None) -> Decision:
         if verdict.standing != "promoted" or champion is None or champion.id == parent.name:
             return verdict
-        theirs = _answers(load_network(champion), sets, network)
-        against = {name: Comparison(theirs[name], after[name]) for name in sets}
-        decision = gate.judge(_evidence(against, datamodule))
+        rival = load_network(champion, next(network.parameters()).device)
+        theirs = {name: evaluate(rival, data) for name, data in sets.items()}
+        decision = gate.judge(evidence(compare(theirs, after), datamodule.num_given))
         if decision.standing == "promoted":
             return Decision("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
         return Decision(
@@ -119,7 +113,7 @@ def finetune(
         "share_of_old": round(datamodule.share_of_old, 4),
         "batch_norm": tuner.batch_norm,
         "distill": tuner.distill,
-        "share_of_child": share_of_child,
+        "share_of_child": judged.share,
         "weights_averaged": any(isinstance(each, WeightAveraging) for each in trainer.callbacks),  # type: ignore[attr-defined]
         "held_out": len(datamodule.new_val),
         "left_out": datamodule.notes,
@@ -136,22 +130,13 @@ def finetune(
         training=training,
         history=tuner.history,
         parent=parent.version.id if parent.version else None,
-        extra_files={
-            "report/lessons.txt": lessons.text(comparisons).encode(),
-            "report/lessons.json": (json.dumps(lessons.as_json(comparisons), indent=2) + "\n").encode(),
-            "report/lessons.png": lessons.png(comparisons, f"Learned and lost since {parent.name}"),
-        },
+        extra_files=_lessons(comparisons, sets, parent.name),
     )
     return FineTuned(published, comparisons)
 
 
-def learn(
-    parent: Network, tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer, blend: Blend
-) -> tuple[Network, float]:
-    """Trains, and mixes the result with the parent.
-
-    Returns:
-        The network, in evaluation mode, and how much of it is the child's, 0..1.
+def learn(tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer) -> None:
+    """Trains.
 
     Raises:
         SettingError: no epoch was finished.
@@ -165,30 +150,26 @@ def learn(
             "No epoch was finished, so nothing was learned and no version was made. Train for one epoch or more, "
             "without --trainer.fast_dev_run."
         )
-    child = tuner.network.eval()
-    if datamodule.old_probe is None:
-        return child, 1.0
-    share = blend.share_of_child(parent.to(next(child.parameters()).device), child, datamodule.old_probe)
-    return mix(parent, child, share), share
 
 
-def _judges(datamodule: FinetuneDataModule) -> dict[str, ImageSet]:
+def _lessons(comparisons: lessons.Comparisons, sets: dict[str, ImageSet], parent: str) -> dict[str, bytes]:
+    flipped = lessons.flipped_png(
+        comparisons, {name: each.images for name, each in sets.items()}, f"Answers that flipped since {parent}"
+    )
+    return {
+        "report/lessons.txt": lessons.text(comparisons).encode(),
+        "report/lessons.json": (json.dumps(lessons.as_json(comparisons), indent=2) + "\n").encode(),
+        "report/lessons.png": lessons.png(comparisons, f"Learned and lost since {parent}"),
+        **({} if flipped is None else {"report/flipped.png": flipped}),
+    }
+
+
+def judges(datamodule: FinetuneDataModule) -> dict[str, ImageSet]:
     """The images that parent and child are compared on, by the names of `lessons.MEANING`."""
     sets = {"old": datamodule.old_val, "new": datamodule.new_val, "learned": datamodule.new_train}
     if datamodule.has_test:
         sets["test"] = datamodule.test_set
     return {name: data for name, data in sets.items() if data is not None and len(data)}
-
-
-def _answers(network: Network, sets: dict[str, ImageSet], beside: Network) -> dict[str, Evaluation]:
-    network = network.to(next(beside.parameters()).device)
-    return {name: evaluate(network, data) for name, data in sets.items()}
-
-
-def _evidence(comparisons: lessons.Comparisons, datamodule: FinetuneDataModule) -> Evidence:
-    return Evidence(
-        comparisons.get("old"), comparisons.get("new"), comparisons["learned"], num_given=datamodule.num_given
-    )
 
 
 def _reported(after: dict[str, Evaluation]) -> dict[str, Evaluation]:

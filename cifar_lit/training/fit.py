@@ -29,6 +29,7 @@ RUNS = "runs"
 
 _NOISE = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own affair
+    r"Found \d+ module\(s\) in eval mode",  # where batch norm is frozen they are meant to be
     r"LightningCLI's args parameter is intended to run from within Python",  # so it is
     r"The number of training batches .* is smaller than the logging interval",  # metrics are logged once an epoch
 )

@@ -39,6 +39,17 @@ class Evidence:
 
 
 @dataclass(frozen=True)
+class Verdict(Decision):
+    """A decision of the gate.
+
+    Attributes:
+        costly: it was rejected for what it costs, so that less of the change may pass.
+    """
+
+    costly: bool = False
+
+
+@dataclass(frozen=True)
 class Gate:
     """The conditions that a fine-tuned network must meet, all of them.
 
@@ -52,9 +63,9 @@ class Gate:
     """
 
     max_drop: float = 0.5
-    confidence: float = 0.8
+    confidence: float = 0.9
     max_label_rank: float = 1.5
-    rise_p_value: float = 0.001
+    rise_p_value: float = 0.05
 
     def __post_init__(self) -> None:
         if not (0 <= self.max_drop <= 100 and 0.5 <= self.confidence < 1):
@@ -68,37 +79,39 @@ class Gate:
                 "and 0 < rise_p_value < 1."
             )
 
-    def judge(self, evidence: Evidence) -> Decision:
+    def judge(self, evidence: Evidence) -> Verdict:
         """Weighs the evidence; the reason tells the figures."""
         old, new = evidence.old, evidence.new
         if evidence.num_usable * 2 < evidence.num_given:
-            return Decision(
+            return Verdict(
                 "rejected",
                 f"only {evidence.num_usable:,} of {evidence.num_given:,} new images could be used: the rest are "
                 "copies, show nothing or judge the result",
             )
         if not self._labels_hold(evidence):
-            return Decision(
+            return Verdict(
                 "rejected",
                 f"the labels look wrong: on average the parent has {evidence.label_rank:.1f} other classes before the "
-                f"given one (4.5 if labels were drawn by lot), and learning them did not make held-out ones come true"
+                f"given one (4.5 if labels were drawn by lot), and learning them did not make more held-out ones come "
+                f"true than chance may"
                 f"{f' ({_change(new)})' if new is not None else ''}",
             )
         if old is None:
-            return Decision(
+            return Verdict(
                 "candidate", "there were no old images to tell what was forgotten; promote it by hand if it is good"
             )
         p_value = old.drop_p_value(self.max_drop)
-        if p_value > 1 - self.confidence or old.drop > self.max_drop:
-            return Decision(
+        if p_value > 1 - self.confidence:
+            return Verdict(
                 "rejected",
                 f"old accuracy {_change(old)}: that it fell by more than {self.max_drop:g} points can't be ruled out "
                 f"(p = {p_value:.2g}, {1 - self.confidence:.2g} or less is asked for)",
+                costly=True,
             )
         if new is not None and new.fall_p_value() <= 1 - self.confidence:
-            return Decision("rejected", f"new accuracy fell, {_change(new)}")
+            return Verdict("rejected", f"new accuracy fell, {_change(new)}", costly=True)
         told = f"new accuracy {_change(new)}" if new is not None else "new images were too few to hold any out"
-        return Decision("promoted", f"{told}; old accuracy {_change(old)} (p = {p_value:.2g})")
+        return Verdict("promoted", f"{told}; old accuracy {_change(old)} (p = {p_value:.2g})")
 
     def _labels_hold(self, evidence: Evidence) -> bool:
         if evidence.label_rank <= self.max_label_rank:

@@ -1,0 +1,135 @@
+import pytest
+import torch
+from comparisons import answers, comparison
+
+from cifar_lit.errors import SettingError
+from cifar_lit.evaluation.comparison import Comparison
+from cifar_lit.training.gate import Evidence, Gate
+
+# Old images
+KEPT = comparison(right=8_000, lost=50, gained=60, wrong=1_890)
+SMALL_DROP = comparison(right=8_000, lost=70, gained=60, wrong=1_870)  # 0.1 points
+UNCERTAIN_DROP = comparison(right=8_000, lost=105, gained=60, wrong=1_835)  # 0.45 points
+LARGE_DROP = comparison(right=8_000, lost=160, gained=100, wrong=1_740)  # 0.6 points
+FEW = comparison(right=80, wrong=20)
+# New images
+ROSE = comparison(right=60, gained=20, wrong=20)
+SAME = comparison(right=60, wrong=40)
+FELL = comparison(right=60, lost=10, gained=2, wrong=28)
+FELL_BY_CHANCE = comparison(right=60, lost=4, gained=2, wrong=34)
+BAD_AT = comparison(right=10, gained=30, wrong=60, rank=3)  # the parent hardly knows the class, its child does
+# What the child learned from
+LEARNED = comparison(right=300, gained=90, wrong=10)
+
+
+def by_lot(num: int, rises: bool = False) -> Comparison:
+    """Labels that have nothing to do with the parent's answers."""
+    labels, ranks = torch.arange(num) % 10, torch.arange(num) // 10 % 10
+    after = torch.where(torch.arange(num) % 4 == 0, 0, ranks) if rises else ranks
+    return Comparison(answers(labels, ranks), answers(labels, after))
+
+
+def evidence(
+    old: Comparison | None = KEPT,
+    new: Comparison | None = ROSE,
+    learned: Comparison = LEARNED,
+    num_given: int | None = None,
+) -> Evidence:
+    usable = len(learned) + (len(new) if new is not None else 0)
+    return Evidence(old, new, learned, usable if num_given is None else num_given)
+
+
+@pytest.mark.parametrize(
+    ("given", "standing", "reason"),
+    [
+        # It learns and forgets nothing, or next to nothing
+        (evidence(), "promoted", "new accuracy 0.6000 -> 0.8000 on 100 images (lost 0, gained 20)"),
+        (evidence(), "promoted", "old accuracy 0.8050 -> 0.8060 on 10,000 images (lost 50, gained 60) (p = "),
+        (evidence(old=SMALL_DROP), "promoted", "old accuracy 0.8070 -> 0.8060 on 10,000 images"),
+        # It forgets
+        (
+            evidence(old=LARGE_DROP),
+            "rejected",
+            "old accuracy 0.8160 -> 0.8100 on 10,000 images (lost 160, gained 100): that it fell by more than 0.5 "
+            "points can't be ruled out (p = ",
+        ),
+        (evidence(old=UNCERTAIN_DROP), "rejected", "0.1 or less is asked for"),
+        (evidence(old=FEW), "rejected", "on 100 images (lost 0, gained 0): that it fell by more than 0.5 points"),
+        # The new ones
+        (evidence(new=FELL), "rejected", "new accuracy fell, 0.7000 -> 0.6200 on 100 images (lost 10, gained 2)"),
+        (evidence(new=FELL_BY_CHANCE), "promoted", "new accuracy 0.6400 -> 0.6200 on 100 images"),
+        (evidence(new=SAME), "promoted", "new accuracy 0.6000 -> 0.6000"),
+        (evidence(new=None), "promoted", "new images were too few to hold any out; old accuracy"),
+        # Labels that the parent doubts
+        (
+            evidence(new=by_lot(100), learned=by_lot(400)),
+            "rejected",
+            "the labels look wrong: on average the parent has 4.5 other classes before the given one (4.5 if labels "
+            "were drawn by lot), and learning them did not make more held-out ones come true than chance may "
+            "(0.1000 -> 0.1000 on 100",
+        ),
+        (evidence(new=None, learned=by_lot(400)), "rejected", "did not make more held-out ones come true"),
+        (evidence(old=None, new=by_lot(100), learned=by_lot(400)), "rejected", "the labels look wrong"),
+        (evidence(new=comparison(right=10, gained=4, wrong=86, rank=3), learned=by_lot(400)), "rejected", "look wrong"),
+        # ... and that turn out to be true
+        (evidence(new=BAD_AT, learned=comparison(right=40, gained=300, wrong=60, rank=3)), "promoted", "gained 30)"),
+        (evidence(new=by_lot(400, rises=True), learned=by_lot(400)), "promoted", "new accuracy 0.1000 -> 0.3200"),
+        # Nothing to tell what was forgotten
+        (evidence(old=None), "candidate", "there were no old images to tell what was forgotten"),
+        (evidence(old=None, new=None), "candidate", "there were no old images to tell what was forgotten"),
+        # Most of it was of no use
+        (evidence(num_given=1_001), "rejected", "only 500 of 1,001 new images could be used: the rest are copies"),
+        (evidence(num_given=1_000), "promoted", "new accuracy"),
+    ],
+)
+def test_a_result_gets_the_standing_that_its_evidence_deserves(given: Evidence, standing: str, reason: str) -> None:
+    decision = Gate().judge(given)
+    assert (decision.standing, reason in decision.reason) == (standing, True), decision
+
+
+def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
+    assert Gate(max_drop=1.0).judge(evidence(old=LARGE_DROP)).standing == "promoted"
+    assert Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).standing == "rejected"
+    assert "by more than 0.1 points" in Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).reason
+
+
+def test_confidence_decides_how_sure_the_gate_must_be() -> None:
+    assert Gate(confidence=0.5).judge(evidence(old=UNCERTAIN_DROP)).standing == "promoted"
+    assert Gate(confidence=0.99).judge(evidence(old=KEPT)).standing == "promoted"
+    assert Gate(confidence=0.5).judge(evidence(old=LARGE_DROP)).standing == "rejected"
+    assert Gate(confidence=0.5).judge(evidence(new=FELL_BY_CHANCE)).standing == "rejected"
+    assert Gate(confidence=0.99).judge(evidence(new=FELL)).standing == "promoted"  # p = 0.019
+
+
+def test_max_label_rank_and_rise_p_value_decide_when_labels_are_believed() -> None:
+    doubted = evidence(new=by_lot(100), learned=by_lot(400))
+    assert Gate(max_label_rank=4.5).judge(doubted).standing == "promoted"
+    rises = evidence(new=BAD_AT, learned=comparison(right=40, gained=300, wrong=60, rank=3))
+    assert Gate(rise_p_value=1e-12).judge(rises).standing == "rejected"
+
+
+def test_label_rank_is_the_mean_over_all_new_images_in_the_parents_order() -> None:
+    new = comparison(right=30, lost=10, gained=20, wrong=40, rank=5)  # the parent is wrong about 60
+    learned = comparison(right=300, gained=100, rank=9)
+    assert evidence(new=new, learned=learned).label_rank == pytest.approx((60 * 5 + 100 * 9) / 500)
+    assert evidence(new=None, learned=learned).label_rank == pytest.approx(100 * 9 / 400)
+    assert evidence(new=by_lot(100), learned=by_lot(200)).label_rank == pytest.approx(4.5)
+    assert evidence(new=None, learned=comparison(right=10)).label_rank == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_drop": -0.1}, "max_drop is -0.1 and confidence 0.9, expected 0..100 points and 0.5 <= confidence < 1"),
+        ({"max_drop": 100.5}, "max_drop is 100.5"),
+        ({"max_drop": float("nan")}, "max_drop is nan"),
+        ({"confidence": 0.4}, "confidence 0.4"),
+        ({"confidence": 1.0}, "confidence 1.0"),
+        ({"max_label_rank": -1}, "max_label_rank is -1 and rise_p_value 0.05, expected 0 or more"),
+        ({"rise_p_value": 0.0}, "rise_p_value 0.0"),
+        ({"rise_p_value": 1.0}, "rise_p_value 1.0"),
+    ],
+)
+def test_a_setting_out_of_range_is_refused(settings: dict[str, float], message: str) -> None:
+    with pytest.raises(SettingError, match=message):
+        Gate(**settings)

@@ -1,0 +1,149 @@
+import io
+import json
+from typing import Any
+
+import pytest
+import torch
+from comparisons import answers, comparison
+from PIL import Image
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.evaluation import lessons
+from cifar_lit.evaluation.comparison import Comparison
+
+
+def of(labels: list[int], before: list[int], after: list[int]) -> Comparison:
+    """By label and rank of the right answer."""
+    given = torch.tensor(labels)
+    return Comparison(answers(given, torch.tensor(before)), answers(given, torch.tensor(after)))
+
+
+# Four cats, of which two are lost and one gained; two dogs, of which one is gained; no other class.
+SMALL = of([3, 3, 3, 3, 5, 5], before=[0, 0, 0, 1, 1, 0], after=[1, 0, 2, 0, 0, 0])
+
+
+def test_forgetting_is_what_a_class_lost_and_zero_for_what_it_gained() -> None:
+    forgotten = lessons.forgetting(SMALL)
+    assert forgotten.shape == (10,)
+    assert forgotten[3].item() == pytest.approx(25)
+    assert forgotten.sum().item() == pytest.approx(25)
+
+
+def test_recalls_are_those_before_and_after() -> None:
+    before, after, support = lessons.recalls(SMALL)
+    assert support.tolist() == [0, 0, 0, 4, 0, 2, 0, 0, 0, 0]
+    assert (before[3].item(), after[3].item()) == (0.75, 0.5)
+    assert (before[5].item(), after[5].item()) == (0.5, 1.0)
+
+
+def test_overview_has_a_row_for_each_set_with_its_figures() -> None:
+    rows = lessons.overview({"old": comparison(right=700, lost=2, gained=5, wrong=293), "new": SMALL}).splitlines()
+    assert rows[0].split() == ["images", "before", "after", "change", "lost", "gained"]
+    assert rows[1].split()[:7] == ["old", "1,000", "0.7020", "0.7050", "+0.30", "2", "5"]
+    assert rows[1].endswith("old images, held out from all training")
+    assert rows[2].split()[:7] == ["new", "6", "0.6667", "0.6667", "+0.00", "2", "2"]
+
+
+def test_by_class_leaves_out_classes_without_images() -> None:
+    rows = lessons.by_class("new", SMALL).splitlines()
+    assert [row.split()[0] for row in rows] == ["new,", "cat", "dog", "mean"]
+    assert rows[1].split() == ["cat", "4", "0.7500", "0.5000", "-25.00", "25.00"]
+    assert rows[2].split() == ["dog", "2", "0.5000", "1.0000", "+50.00", "0.00"]
+    assert rows[3].split() == ["mean", "forgetting", "12.50"]
+
+
+def test_text_has_the_overview_each_set_by_class_and_the_rows_that_flipped() -> None:
+    both = {"old": comparison(right=700, lost=22, wrong=278), "new": SMALL}
+    text = lessons.text(both)
+    assert text.startswith(lessons.overview(both))
+    assert all(lessons.by_class(name, each) in text for name, each in both.items())
+    of_old, of_new = text[text.index("old, lost\n") :].split("\n\n", 1)
+    assert of_new == (
+        "new, lost\n  #0 cat: cat -> deer\n  #2 cat: cat -> deer\n\n"
+        "new, gained\n  #3 cat: deer -> cat\n  #4 dog: frog -> dog\n"
+    )
+    # Of many the first twenty
+    assert of_old.splitlines()[1] == "  #700 airplane: airplane -> automobile"
+    assert of_old.splitlines()[20:] == ["  #719 truck: truck -> airplane", "  and 2 more, in lessons.json"]
+
+
+def test_other_class_names_are_used() -> None:
+    names = [f"kind {index}" for index in range(10)]
+    assert "kind 3 " in lessons.text({"new": SMALL}, names)
+    assert set(lessons.as_json({"new": SMALL}, names)["new"]["per_class"]) == {"kind 3", "kind 5"}
+
+
+def test_json_has_figures_per_class_and_the_rows_that_flipped() -> None:
+    value = json.loads(json.dumps(lessons.as_json({"new": SMALL})))["new"]
+    assert value["count"] == 6
+    assert value["before"]["acc"] == value["after"]["acc"] == pytest.approx(4 / 6, abs=1e-6)
+    assert str(value["change_points"]) == "0.0"  # and not "-0.0"
+    assert value["mean_forgetting_points"] == pytest.approx(12.5)
+    assert value["per_class"] == {
+        "cat": {"count": 4, "before": 0.75, "after": 0.5, "forgetting_points": pytest.approx(25)},
+        "dog": {"count": 2, "before": 0.5, "after": 1.0, "forgetting_points": 0},
+    }
+    assert value["flipped"] == [
+        {"row": 0, "label": "cat", "before": "cat", "after": "deer"},
+        {"row": 2, "label": "cat", "before": "cat", "after": "deer"},
+        {"row": 3, "label": "cat", "before": "deer", "after": "cat"},
+        {"row": 4, "label": "dog", "before": "frog", "after": "dog"},
+    ]
+
+
+@pytest.mark.parametrize(
+    "comparisons",
+    [
+        {"learned": of([7], [1], [0])},  # one image
+        {"old": comparison(right=80, lost=3, wrong=17), "new": SMALL, "learned": SMALL, "test": comparison(right=10)},
+    ],
+    ids=["one image", "all sets"],
+)
+def test_png_is_a_picture_of_every_set(comparisons: lessons.Comparisons) -> None:
+    sizes = []
+    for shown in (comparisons, {"old": comparison(right=80, lost=3, wrong=17)}):
+        picture = Image.open(io.BytesIO(lessons.png(shown, "Learned and lost")))
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) > 200
+        sizes.append(picture.size)
+    assert len(comparisons) == 1 or sizes[0] != sizes[1]
+
+
+def test_png_shows_accuracy_of_all_and_of_each_class_that_has_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr(lessons.plots, "before_and_after", lambda panels, title: seen.append((panels, title)) or b"")
+    lessons.png({"new": SMALL}, "a title")
+    (panel, rows), title = seen[0][0][0], seen[0][1]
+    assert (panel, title) == ("new images, held out (6)", "a title")
+    assert rows == [
+        ("all", pytest.approx(4 / 6, abs=1e-6), pytest.approx(4 / 6, abs=1e-6)),
+        ("cat", 0.75, 0.5),
+        ("dog", 0.5, 1.0),
+    ]
+    assert {name for name, _, _ in rows[1:]} < set(CLASS_NAMES)
+
+
+def test_pictures_of_flipped_images_are_the_surest_of_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, Any] = {}
+
+    def grid(images: torch.Tensor, captions: list[tuple[str, str]], title: str) -> bytes:
+        seen.update(images=images, captions=captions, title=title)
+        return b"png"
+
+    monkeypatch.setattr(lessons.plots, "captioned_grid", grid)
+    old = comparison(right=70, lost=9, gained=1, wrong=20)
+    old.after.logits[73] *= 0.01  # the least sure of the nine losses
+    images = {"old": torch.arange(100), "new": torch.arange(200, 206)}
+    pictures = {name: rows[:, None, None, None].expand(-1, 32, 32, 3).byte() for name, rows in images.items()}
+    assert lessons.flipped_png({"old": old, "new": SMALL}, pictures, "a title") == b"png"
+    rows = seen["images"][:, 0, 0, 0].tolist()
+    assert sorted(rows[:8]) == [70, 71, 72, 74, 75, 76, 77, 78]
+    assert (rows[8], sorted(rows[9:11]), sorted(rows[11:])) == (79, [200, 202], [203, 204])
+    assert ("frog → dog", "new #4, dog") in seen["captions"]
+    assert len(seen["captions"]) == len(rows)
+    assert seen["title"] == "a title"
+
+
+def test_no_picture_is_made_if_no_answer_flipped() -> None:
+    assert lessons.flipped_png({"old": comparison(right=10, wrong=2)}, {"old": torch.zeros(12, 32, 32, 3)}, "") is None
