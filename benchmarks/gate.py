@@ -114,6 +114,8 @@ def measure(kind: str, change: Change, progenitor: Parent, seed: int, folder: Pa
     rows = torch.randperm(len(progenitor.held_back), generator=generator)
     chosen = change(progenitor.held_back.subset(rows[:size]), generator)
     apart = change(progenitor.held_back.subset(rows[size : size + NUM_MEASURED]), generator)
+    if change is one_label:
+        apart = _labels(apart, chosen.labels[:1].expand(len(apart)).clone())
     path = folder / f"gate_{kind}_{seed}.npz".replace(" ", "_")
     increment.write(path, chosen)
     data = InMemory(progenitor, increments=[path])
@@ -154,20 +156,26 @@ def main() -> None:
     with ProcessPoolExecutor(arguments.processes, mp_context=multiprocessing.get_context("spawn")) as pool:
         for found in pool.map(_task, tasks):
             rows += found
+            _keep(rows)
             for row in found:
                 print(
                     json.dumps({name: row.get(name) for name in ("kind", "size", "standing", "share", "change_points")})
                 )
-    counts = Counter((str(row["nature"]), str(row["kind"]), str(row["standing"])) for row in rows)
-    result = {
+    print(json.dumps(_keep(rows)))
+
+
+def _keep(rows: list[dict[str, object]]) -> dict[str, object]:
+    """Writes what there is so far."""
+    counts = Counter((str(row["kind"]), str(row["standing"])) for row in rows)
+    result: dict[str, object] = {
         "benchmark": "increments that pass the gate, CIFAR-10 (JPEG)",
         "poisoned": {"promoted": _promoted(rows, "poisoned"), "of": sum(row["nature"] == "poisoned" for row in rows)},
         "good": {"promoted": _promoted(rows, "good"), "of": sum(row["nature"] == "good" for row in rows)},
-        "by_kind": {f"{kind}: {standing}": count for (_, kind, standing), count in counts.items()},
+        "by_kind": {f"{kind}: {standing}": count for (kind, standing), count in counts.items()},
     }
     about = {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "runs": rows}
     (HERE / "results" / "gate.json").write_text(json.dumps({**result, **about}, indent=2) + "\n")
-    print(json.dumps(result))
+    return result
 
 
 def _task(task: tuple[str, str, int, int, Path, Path]) -> list[dict[str, object]]:

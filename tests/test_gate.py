@@ -4,6 +4,7 @@ from comparisons import answers, comparison
 
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.comparison import Comparison
+from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.training.gate import Evidence, Gate
 
 # Old images
@@ -133,3 +134,27 @@ def test_label_rank_is_the_mean_over_all_new_images_in_the_parents_order() -> No
 def test_a_setting_out_of_range_is_refused(settings: dict[str, float], message: str) -> None:
     with pytest.raises(SettingError, match=message):
         Gate(**settings)
+
+
+def test_a_mere_leaning_to_the_given_class_does_not_make_its_labels_true() -> None:
+    # All new images are said to be of class 3. After learning, 30 of 100 held-out ones are taken for it...
+    new_labels = torch.full((100,), 3)
+    new = Comparison(answers(new_labels, torch.full((100,), 4)), answers(new_labels, (torch.arange(100) >= 30) * 4))
+    learned = Comparison(answers(new_labels, torch.full((100,), 4)), answers(new_labels, torch.zeros(100).long()))
+    old_labels = torch.arange(10_000) % 10
+    right = answers(old_labels, torch.zeros(10_000).long())
+    assert Gate(max_drop=100).judge(evidence(old=Comparison(right, right), new=new, learned=learned)).standing == (
+        "promoted"
+    )
+    # ... but so are 30 % of the old images of other classes.
+    leaning = (old_labels != 3) & (torch.arange(10_000) // 10 % 10 < 3)
+    logits = right.logits.clone()
+    logits[leaning, 3] = logits.max() + 1
+    leans = Comparison(right, Evaluation(logits, old_labels))
+    given = evidence(old=leans, new=new, learned=learned)
+    assert given.rise_p_value > 0.3
+    assert "the labels look wrong" in Gate(max_drop=100).judge(given).reason
+
+
+def test_without_held_out_images_no_rise_is_shown() -> None:
+    assert evidence(new=None).rise_p_value == 1

@@ -37,7 +37,7 @@ def test_files_and_links_that_are_named_exist():
 
 def test_make_targets_that_are_named_exist():
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    assert set(re.findall(r"make ([a-z-]+)", README)) <= targets
+    assert set(re.findall(r"(?<!increment )make ([a-z-]+)", README)) <= targets
 
 
 def test_the_file_map_names_every_room():

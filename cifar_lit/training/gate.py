@@ -1,5 +1,6 @@
 """The gate: whether a fine-tuned network may take its parent's place."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +35,19 @@ class Evidence:
         return torch.cat([_ranks(part) for part in parts]).mean().item()
 
     @property
+    def rise_p_value(self) -> float:
+        """How likely as many held-out labels would have come true if the labels meant nothing: by chance, or by a mere
+        leaning to these classes, which shows on old images of other classes. 1 if none were held out."""
+        if self.new is None:
+            return 1.0
+        by_chance = self.new.rise_p_value()
+        if self.old is None:
+            return by_chance
+        leaning = _leaning(self.old)[self.new.before.labels]
+        wrong_before = self.new.before.preds != self.new.before.labels
+        return max(by_chance, _poisson_tail(len(self.new.gained), float(leaning[wrong_before].sum())))
+
+    @property
     def num_usable(self) -> int:
         return len(self.learned) + (0 if self.new is None else len(self.new))
 
@@ -59,7 +73,7 @@ class Gate:
             before that counts against it. 0.5 goes by the figures alone.
         max_label_rank: mean place of the given labels in the parent's order of classes up to which they count as
             plausible. Beyond it, they must show their worth: learning them has to make held-out ones come true.
-        rise_p_value: how unlikely that must be as chance.
+        rise_p_value: how unlikely that must be as chance, or as a mere leaning to the classes that were given.
     """
 
     max_drop: float = 0.5
@@ -116,7 +130,25 @@ class Gate:
     def _labels_hold(self, evidence: Evidence) -> bool:
         if evidence.label_rank <= self.max_label_rank:
             return True
-        return evidence.new is not None and evidence.new.rise_p_value() <= self.rise_p_value
+        return evidence.rise_p_value <= self.rise_p_value
+
+
+def _leaning(comparison: Comparison) -> torch.Tensor:
+    """float64 (K,): share of the images of other classes, not taken for this one before, that are taken for it now."""
+    labels, before, after = comparison.before.labels, comparison.before.preds, comparison.after.preds
+    shares = torch.zeros(comparison.before.num_classes, dtype=torch.float64)
+    for label in range(len(shares)):
+        others = (labels != label) & (before != label)
+        shares[label] = (after[others] == label).sum() / others.sum().clamp(min=1)
+    return shares
+
+
+def _poisson_tail(count: int, mean: float) -> float:
+    """P(X >= count) for X ~ Poisson(mean)."""
+    if mean == 0:
+        return 1.0 if count == 0 else 0.0
+    below = sum(math.exp(each * math.log(mean) - mean - math.lgamma(each + 1)) for each in range(count))
+    return max(0.0, 1 - below)
 
 
 def _change(comparison: Comparison) -> str:
