@@ -168,7 +168,7 @@ def measure(way: str, case: str, parent: Parent, seed: int, folder: Path) -> dic
 def table(rows: list[dict[str, object]]) -> str:
     """Mean and standard deviation over the seeds, in points of accuracy."""
     lines = [
-        "| increment | way | old validation | own kind | test | held-out new | promoted |",
+        "| increment | way | old validation | own kind | test | held-out new | passes the gate |",
         "|---|---|---|---|---|---|---|",
     ]
     for case in SIZES:
