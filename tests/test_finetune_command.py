@@ -119,6 +119,11 @@ def test_new_images_make_a_promoted_version_that_says_what_was_learned(
     assert version.read("report/lessons.txt").decode().startswith(printed[1 : printed.index("\n\n")])
 
 
+def test_the_saved_config_names_the_parent_that_latest_was(finetune: Call, registry: Registry) -> None:
+    assert finetune("a.npz") == 0
+    assert "from: v0002\n" in registry.get("v0003").read("config.yaml").decode()
+
+
 def test_the_saved_config_reruns_to_equal_weights_and_another_seed_to_others(
     finetune: Call, registry: Registry
 ) -> None:

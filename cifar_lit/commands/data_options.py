@@ -1,11 +1,11 @@
-"""The test images that `export` and `import` use when there are any."""
+"""The options that name a data set, and reading it."""
 
 import argparse
 import os
 from typing import get_args
 
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.sources import ROOT_VARIABLE, Source, read_split, resolve_root
+from cifar_lit.data.sources import ROOT_VARIABLE, Source, Split, read_split, resolve_root
 from cifar_lit.errors import DataError, SettingError
 
 
@@ -32,6 +32,24 @@ def add_data(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def read_data(namespace: argparse.Namespace, split: Split) -> ImageSet:
+    """One split of the data set that the options name.
+
+    Raises:
+        DataError: it is missing or damaged.
+        SettingError: no image is asked for.
+    """
+    if namespace.num_synthetic < 1:
+        raise SettingError(f"--data.num_synthetic is {namespace.num_synthetic}, expected 1 or more.")
+    source: Source = namespace.data_source or "auto"
+    return read_split(split, resolve_root(namespace.data_root), source, num_synthetic=namespace.num_synthetic)
+
+
+def is_named(namespace: argparse.Namespace) -> bool:
+    """Whether a data set was asked for, so that its absence is an error."""
+    return bool(namespace.data_root or namespace.data_source or os.environ.get(ROOT_VARIABLE))
+
+
 def find_test_set(namespace: argparse.Namespace) -> ImageSet | None:
     """The test split; none if no data set was named and there is none in the usual place.
 
@@ -39,17 +57,9 @@ def find_test_set(namespace: argparse.Namespace) -> ImageSet | None:
         DataError: the named data set is missing or damaged.
         SettingError: no image is asked for.
     """
-    if namespace.num_synthetic < 1:
-        raise SettingError(f"--data.num_synthetic is {namespace.num_synthetic}, expected 1 or more.")
-    named = namespace.data_root or namespace.data_source or os.environ.get(ROOT_VARIABLE)
     try:
-        return read_split(
-            "test",
-            resolve_root(namespace.data_root),
-            namespace.data_source or "auto",
-            num_synthetic=namespace.num_synthetic,
-        )
+        return read_data(namespace, "test")
     except DataError:
-        if named:
+        if is_named(namespace):
             raise
         return None

@@ -135,6 +135,8 @@ def _check(config: Namespace) -> None:
 
 
 def _finetune(parser: ArgumentParser, config: Namespace, model: Model, registry: Registry) -> FineTuned:
+    if model.version is not None:
+        config["from"] = model.version.id  # "latest" will be another one when this config is run again
     instances = parser.instantiate(config)
     tuner, trainer = build(instances, model)
     return finetune(

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import re
 import sys
 from pathlib import Path
@@ -12,11 +11,11 @@ import torch
 from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES, NUM_CLASSES
-from cifar_lit.commands.data_options import add_data
+from cifar_lit.commands.data_options import add_data, is_named, read_data
 from cifar_lit.commands.options import add_from, add_registry, print_json, registry_of
 from cifar_lit.data import corrections, image_folder, increment
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.sources import ROOT_VARIABLE, Source, Split, read_split, resolve_root
+from cifar_lit.data.sources import Split
 from cifar_lit.errors import DataError, RegistryError, SettingError
 from cifar_lit.evaluation.audit import Audit, audit
 from cifar_lit.interop.model import Model, load_model
@@ -114,14 +113,13 @@ def _model(namespace: argparse.Namespace) -> Model | None:
 
 def _splits(namespace: argparse.Namespace) -> dict[str, ImageSet]:
     """The splits by name; one that is missing is left out, with a warning, unless a data set was named."""
-    named = namespace.data_root or namespace.data_source or os.environ.get(ROOT_VARIABLE)
     splits: dict[str, ImageSet] = {}
     missing: dict[str, str] = {}
     for split in get_args(Split):
         try:
-            splits[split] = _read(namespace, split)
+            splits[split] = read_data(namespace, split)
         except DataError as error:
-            if named:
+            if is_named(namespace):
                 raise
             missing[split] = str(error)
     for reason in sorted(set(missing.values())):
@@ -183,7 +181,7 @@ def _gather(namespace: argparse.Namespace) -> ImageSet:
         return data
     if namespace.split == "test":
         print("warning: whoever learns test images makes every test figure too good.", file=sys.stderr)
-    data = _read(namespace, namespace.split)
+    data = read_data(namespace, namespace.split)
     return data.subset(_choose(data.labels, namespace))
 
 
@@ -223,13 +221,6 @@ def _slice(text: str, length: int) -> slice:
         if start < stop <= length:
             return slice(start, stop)
     raise SettingError(f"--rows is {text!r}, expected FROM:TO with 0 <= FROM < TO <= {length}.")
-
-
-def _read(namespace: argparse.Namespace, split: Split) -> ImageSet:
-    source: Source = namespace.data_source or "auto"
-    if namespace.num_synthetic < 1:
-        raise SettingError(f"--data.num_synthetic is {namespace.num_synthetic}, expected 1 or more.")
-    return read_split(split, resolve_root(namespace.data_root), source, num_synthetic=namespace.num_synthetic)
 
 
 def _refuse_to_replace(path: Path, option: str, force: bool) -> None:

@@ -104,7 +104,6 @@ def finetune(
 
     training = {
         "epochs": len(tuner.history),
-        "ended_by": "its last epoch",
         "seconds": seconds,
         "precision": trainer.precision,
         "device": str(trainer.strategy.root_device),
