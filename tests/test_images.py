@@ -1,41 +1,48 @@
 import contextlib
 import io
+import os
 import struct
+import threading
 import time
-import zlib
+import tracemalloc
 
 import numpy as np
 import pytest
 import torch
+from hostile_images import (
+    ALPHA_WEBP,
+    FRAGMENTS,
+    GOOD,
+    GREY,
+    GREY_IMAGE,
+    HOSTILE,
+    JPEG,
+    LOSSLESS,
+    NOISE,
+    NOISE_JPEG,
+    NOISE_PROGRESSIVE,
+    PNG,
+    RAMP,
+    RAMP_IMAGE,
+    RESTARTS,
+    SCENE,
+    WEBP,
+    chunk,
+    content_of,
+    encoded,
+    jpeg_without,
+    padded,
+    png,
+    segments,
+    taken,
+    unfiltered,
+    ycck,
+)
 from PIL import Image
 
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data import exif, jpeg_warnings
+from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
 from cifar_lit.errors import ImageError
-
-NOISE = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-RAMP = np.stack([*np.mgrid[0:32, 0:32] * 8, np.full((32, 32), 90)], axis=2).astype(np.uint8)
-GREY = RAMP[:, :, 1]
-RAMP_IMAGE, GREY_IMAGE = Image.fromarray(RAMP), Image.fromarray(GREY)
-
-
-def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
-def chunk(name: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-
-
-def png(width: int, height: int, depth: int, colour: int, rows: bytes, interlace: int = 0, extra: bytes = b"") -> bytes:
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlace)
-    body = chunk(b"IHDR", header) + extra + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
-def unfiltered(pixels: np.ndarray) -> bytes:
-    return b"".join(b"\0" + row.tobytes() for row in pixels)
 
 
 def over_white(image: Image.Image) -> np.ndarray:
@@ -119,73 +126,66 @@ def test_interlaced_png_equals_the_plain_one(depth: int) -> None:
     np.testing.assert_array_equal(decode(png(11, 13, depth, 2, rows, interlace=1)), NOISE[:13, :11])
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"subsampling": 0}), ("WEBP", {"lossless": True})])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(kind: str, orientation: int) -> None:
-    scene = Image.fromarray(np.kron(RAMP[:4, :3], np.ones((16, 16, 1), np.uint8)))
-    # The transposition that each orientation undoes.
-    names = [
-        "",
-        "FLIP_LEFT_RIGHT",
-        "ROTATE_180",
-        "FLIP_TOP_BOTTOM",
-        "TRANSPOSE",
-        "ROTATE_90",
-        "TRANSVERSE",
-        "ROTATE_270",
-    ]
-    stored = scene.transpose(Image.Transpose[names[orientation - 1]]) if orientation > 1 else scene
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    data = encoded(stored, kind, exif=exif)
-    np.testing.assert_allclose(decode(data).float(), np.asarray(scene), atol=0 if kind == "PNG" else 6)
+def test_exif_orientation_is_applied(kind: str, options: dict, orientation: int) -> None:
+    image = decode(taken(kind, orientation, **options)).float()
+    np.testing.assert_allclose(image, SCENE, atol=6 if kind == "JPEG" else 0)
 
 
-JPEG, WEBP, PNG = encoded(RAMP_IMAGE, "JPEG"), encoded(RAMP_IMAGE, "WEBP"), encoded(Image.fromarray(NOISE))
+def test_every_orientation_of_a_scene_gives_the_same_pixels() -> None:
+    # JPEG at quality 100 without subsampling, of flat squares: what rounding is left does not depend on the direction.
+    for kind, options in [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})]:
+        images = [to_network_size(decode(taken(kind, orientation, **options))) for orientation in range(1, 9)]
+        assert all(torch.equal(image, images[0]) for image in images), kind
 
 
 @pytest.mark.parametrize(
-    ("data", "message"),
+    ("block", "orientation"),
     [
-        (b"", "the file is empty, expected a PNG, JPEG or WebP image"),
-        (PNG[:8], "ends inside its header"),
-        (JPEG[:2], "ends inside its header"),
-        (WEBP[:12], "ends inside its header"),
-        (b"\xff\xd8\xff\xda\x00\x02 no frame header", "no marker at byte 6"),
-        # Not one of the three formats, whatever the name of the file
-        (bytes(range(256)) * 40, "not a PNG, JPEG or WebP image"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP image"),
-        (b"https://example.org/cat.png", "not a PNG, JPEG or WebP image"),
-        *[(encoded(RAMP_IMAGE, kind), "not a PNG, JPEG or WebP") for kind in ("GIF", "BMP", "TIFF", "ICO", "PDF")],
-        # Several frames
-        *[
-            (encoded(RAMP_IMAGE, kind, save_all=True, append_images=[GREY_IMAGE.convert("RGB")]), "several frames")
-            for kind in ("PNG", "WEBP", "MPO")
-        ],
-        # Headers that can't be
-        (png(0, 0, 8, 2, b""), r"header is not valid \(0x0"),
-        (png(0, 5, 8, 2, b"\0" * 5), r"header is not valid \(0x5"),
-        (png(5, 5, 3, 2, bytes(100)), "header is not valid .*depth 3"),
-        (png(5, 5, 8, 7, bytes(100)), "header is not valid .*type 7"),
-        (png(5, 5, 8, 2, bytes(100), interlace=2), "header is not valid"),
-        (PNG[:33] + PNG[8:], "header is not valid"),
-        (png(4, 4, 8, 3, bytes(20)), "palette is missing"),
-        # Pixels that libpng fails on
-        (png(32, 32, 8, 2, unfiltered(RAMP)[:-1]), "ends after 3,103 of 3,104 bytes of pixels"),
-        (png(32, 32, 8, 2, unfiltered(RAMP)[:970] + b"\x09" + unfiltered(RAMP)[971:]), "a row has filter 9"),
-        (PNG[:33] + chunk(b"IDAT", b"no zlib") + chunk(b"IEND", b""), "pixels are damaged"),
-        (PNG[:33] + chunk(b"IEND", b""), "ends after 0 of 3,104 bytes"),
-        *[
-            (PNG[:place] + bytes([PNG[place] ^ 1]) + PNG[place + 1 :], "wrong checksum")
-            for place in (32, len(PNG) - 13)  # of the header, of the pixels
-        ],
-        (PNG[:-1] + b"\0", "wrong checksum"),
-        (png(32, 32, 8, 2, unfiltered(RAMP), extra=chunk(b"tEXt", b"a\0b") * 20_000), "more than 10,000 chunks"),
+        (b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0), 6),
+        (b"Exif\0\0MM\0*" + struct.pack(">IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0), 6),
+        (b"II*\0" + struct.pack("<IHHHII", 8, 1, 0x0112, 4, 1, 6), 6),
+        # Damaged, or another meaning: upright
+        (b"", 1),
+        (b"II", 1),
+        (b"XX*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 6, 0), 1),
+        (b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 9, 0), 1),
+        (b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 3, 1, 0, 0), 1),
+        (b"II*\0" + struct.pack("<IHHHIHH", 8, 1, 0x0112, 2, 1, 6, 0), 1),
+        (b"II*\0" + struct.pack("<IHHHI", 8, 60_000, 0x0100, 3, 1), 1),
+        (b"II*\0" + struct.pack("<I", 2**32 - 1), 1),
     ],
 )
-def test_what_is_no_sound_picture_raises(data: bytes, message: str) -> None:
-    with pytest.raises(ImageError, match=message):
+def test_orientation_is_read_from_exif(block: bytes, orientation: int) -> None:
+    assert exif.orientation(block) == orientation
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_what_is_no_sound_picture_raises(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    content, fault = HOSTILE[name]
+    data = content_of(content)
+    with pytest.raises(ImageError) as caught:
         decode(data)
+    assert caught.value.fault == fault
+    assert FRAGMENTS[name] in str(caught.value)
+    assert ".cpp" not in str(caught.value)  # where the decoder was built is no one's concern
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_a_sound_picture_is_decoded(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+    image = to_network_size(decode(content_of(GOOD[name])))
+    assert (image.shape, image.dtype) == ((32, 32, 3), torch.uint8)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_cap_of_bytes_can_be_lifted() -> None:
+    with pytest.raises(ImageError, match="has 5,242,881 bytes, at most 5,242,880 are accepted"):
+        decode(padded(PNG, MAX_BYTES + 1))
+    np.testing.assert_array_equal(decode(padded(PNG, MAX_BYTES + 1), max_bytes=None), NOISE)
+    with pytest.raises(ImageError, match="at most 99 are accepted"):
+        decode(PNG, max_bytes=99)
 
 
 @pytest.mark.parametrize(
@@ -194,16 +194,76 @@ def test_what_is_no_sound_picture_raises(data: bytes, message: str) -> None:
         PNG,
         encoded(RAMP_IMAGE.quantize(16), transparency=3),
         JPEG,
-        encoded(RAMP_IMAGE, "JPEG", progressive=True),
+        NOISE_PROGRESSIVE,
+        RESTARTS,
         WEBP,
-        encoded(RAMP_IMAGE, "WEBP", lossless=True),
+        LOSSLESS,
+        ALPHA_WEBP,
     ],
 )
-def test_a_picture_cut_at_any_byte_raises(whole: bytes) -> None:
+def test_a_picture_cut_at_any_byte_is_malformed(whole: bytes) -> None:
     decode(whole)
-    for end in [*range(min(len(whole), 800)), *range(len(whole) - 40, len(whole))]:
-        with pytest.raises(ImageError):
+    for end in range(len(whole)):
+        with pytest.raises(ImageError) as caught:
             decode(whole[:end])
+        assert caught.value.fault == "malformed", end
+
+
+@pytest.mark.parametrize("whole", [NOISE_JPEG, RESTARTS])
+def test_a_jpeg_cut_and_ended_is_never_filled_with_grey(whole: bytes) -> None:
+    start = len(whole) - len(dict(segments(whole))[0])
+    for end in range(start, len(whole) - 2):
+        with pytest.raises(ImageError, match="pixels are damaged"):
+            decode(whole[:end] + b"\xff\xd9")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(RAMP_IMAGE.convert("CMYK"), "JPEG", quality=95),
+        jpeg_without(0xEE, data=encoded(RAMP_IMAGE.convert("CMYK"), "JPEG", quality=95)),
+        ycck(),
+        encoded(RAMP_IMAGE, "JPEG", quality=95, keep_rgb=True),
+    ],
+)
+def test_colours_of_print_jpegs_equal_the_reference(data: bytes) -> None:
+    image = decode(data).numpy().astype(float)
+    np.testing.assert_allclose(image, np.asarray(Image.open(io.BytesIO(data)).convert("RGB")), atol=2)
+    assert np.abs(image - RAMP).mean() < 6
+
+
+def test_warnings_of_others_are_passed_on(capfd: pytest.CaptureFixture[str]) -> None:
+    with jpeg_warnings.collected() as warnings:
+        os.write(2, b"a line\nCorrupt JPEG data: something\nanother\n")
+    assert warnings == ["Corrupt JPEG data: something"]
+    assert capfd.readouterr().err == "a line\nanother\n"
+    os.write(2, b"later\n")
+    assert capfd.readouterr().err == "later\n"
+
+
+def test_damage_is_told_apart_in_many_threads() -> None:
+    wrong: list[str] = []
+    damaged, _ = HOSTILE["JPEG cut and ended"]
+
+    def work(data: bytes, sound: bool) -> None:
+        for _ in range(50):
+            try:
+                decode(data)
+                found = True
+            except ImageError:
+                found = False
+            if found != sound:
+                wrong.append(f"sound: {sound}")
+
+    threads = [
+        threading.Thread(target=work, args=(data, sound))
+        for data, sound in [(NOISE_JPEG, True), (content_of(damaged), False)] * 2
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
@@ -225,12 +285,22 @@ def test_oversize_is_refused_from_the_header(data: bytes) -> None:
     assert time.perf_counter() - start < 0.05
 
 
+def test_a_refusal_from_the_header_allocates_nothing() -> None:
+    data = png(50_000, 50_000, 8, 2, bytes(200))
+    tracemalloc.start()
+    with pytest.raises(ImageError, match="the PNG is 50000x50000"):
+        decode(data)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 100_000
+
+
 def test_a_large_claim_with_few_pixels_is_refused_before_the_picture_is_allocated() -> None:
     with pytest.raises(ImageError, match="ends after 200 of 48,004,000 bytes of pixels"):
         decode(png(4_000, 4_000, 8, 2, bytes(200)))
 
 
-@pytest.mark.parametrize("whole", [PNG, JPEG, WEBP])
+@pytest.mark.parametrize("whole", [PNG, JPEG, NOISE_PROGRESSIVE, RESTARTS, WEBP, LOSSLESS, ALPHA_WEBP])
 def test_random_damage_never_ends_the_process(whole: bytes) -> None:
     rng = np.random.default_rng(0)
     for _ in range(200):
@@ -271,9 +341,35 @@ def test_to_network_size_averages_instead_of_dropping_pixels() -> None:
     assert (to_network_size(checks).float() - 127.5).abs().max() < 2
 
 
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 500), (33, 31), (300, 200)])
+@pytest.mark.parametrize(
+    ("height", "width"), [(1, 1), (1, 500), (33, 31), (300, 200), (1, 8_192), (8_192, 1), (8_192, 2)]
+)
 def test_to_network_size_gives_32x32_for_any_size(height: int, width: int) -> None:
     image = to_network_size(torch.full((height, width, 3), 77, dtype=torch.uint8))
     assert (image.shape, image.dtype) == ((32, 32, 3), torch.uint8)
     assert image.is_contiguous()
     assert (image == 77).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(96, 1_000), (1_000, 96), (64, 64)])
+def test_to_network_size_equals_pillows_antialiasing(height: int, width: int) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(pixels[top : top + side, left : left + side])
+    expected = np.asarray(square.resize((32, 32), Image.Resampling.BILINEAR)).astype(float)
+    assert np.abs(to_network_size(torch.from_numpy(pixels)).numpy() - expected).max() <= 1
+
+
+def test_to_network_size_keeps_the_mean_colour_of_every_place() -> None:
+    # A slope keeps its value at every place under any symmetric average, but for the edges.
+    slope = np.linspace(0, 255, 320)[None, :, None].repeat(320, axis=0).repeat(3, axis=2)
+    image = to_network_size(torch.from_numpy(slope.round().astype(np.uint8)))
+    expected = slope.reshape(32, 10, 32, 10, 3).mean(axis=(1, 3))
+    assert np.abs(image.numpy() - expected)[:, 1:-1].max() < 1
+
+
+def test_a_large_transparent_picture_is_laid_over_white_in_every_block_of_rows() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (700, 800, 4), dtype=np.uint8)
+    image = Image.fromarray(pixels)
+    np.testing.assert_array_equal(decode(encoded(image, compress_level=1)), over_white(image))

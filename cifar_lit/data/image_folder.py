@@ -42,7 +42,7 @@ def read(root: Path, split: str) -> ImageSet:
     images = torch.empty((len(rows), *IMAGE_SHAPE), dtype=torch.uint8)
     for row, (_, _, path) in enumerate(sorted(rows)):
         try:
-            image = decode(path.read_bytes())
+            image = decode(path.read_bytes(), max_bytes=None)
         except (ImageError, OSError) as error:
             raise DataError(f"{path}: {error} Replace or remove the file.") from error
         if tuple(image.shape) != IMAGE_SHAPE:
@@ -79,7 +79,7 @@ def read_pictures(folder: Path, max_images: int) -> ImageSet:
     images, failures = [], []
     for path, _ in rows:
         try:
-            images.append(to_network_size(decode(path.read_bytes())))
+            images.append(to_network_size(decode(path.read_bytes(), max_bytes=None)))
         except (ImageError, OSError) as error:
             failures.append(f"{path}: {error}")
     if failures:

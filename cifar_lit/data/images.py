@@ -4,7 +4,8 @@ The format is decided by content, never by name: PNG, JPEG and WebP are read, wi
 reaches Pillow and its long list of plugins.
 """
 
-import struct
+import re
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -12,43 +13,62 @@ from torchvision.io import ImageReadMode, decode_image
 from torchvision.transforms.v2 import functional as F
 
 from cifar_lit.cifar10 import IMAGE_SIZE
-from cifar_lit.data import png
+from cifar_lit.data import exif, jpeg, jpeg_warnings, png, webp
 from cifar_lit.errors import ImageError
 
+MAX_BYTES = 5 * 2**20
+"""Of a file that somebody sends."""
 MAX_PIXELS = 16_000_000
 MAX_SIDE = 8_192
 BACKGROUND = 255
 """Transparent pixels are laid over white."""
 
-_HEADER_ADVICE = "Save it again as PNG or JPEG."
+_BLOCK = 2**18  # pixels
+_ADVICE = "Save it again as PNG or JPEG."
+_SOURCE_PLACE = re.compile(r"^\w+, \S+:\d+, ")
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0xd9")
 
 
-def decode(data: bytes) -> Tensor:
+def decode(data: bytes, *, max_bytes: int | None = MAX_BYTES) -> Tensor:
     """Decodes an image file.
 
-    Grey and palette become RGB, transparency is laid over white, 16 bits become 8, and the EXIF orientation of a PNG or
-    JPEG is applied.
+    Grey and palette become RGB, transparency is laid over white, 16 bits become 8, and EXIF's orientation is applied.
+
+    Args:
+        data: the content of the file.
+        max_bytes: the most that are accepted, `None` for a file that the user owns.
 
     Returns:
         uint8 (height, width, 3), RGB, 0..255.
 
     Raises:
-        ImageError: not a PNG, JPEG or WebP; damaged or cut off; several frames; or larger than 16 megapixels or 8,192
-            pixels a side, which is read from the header before anything is allocated.
+        ImageError: `too_large`: more bytes, or more than 16 megapixels or 8,192 pixels a side, which is read from the
+            header before anything is allocated; `unsupported`: not a PNG, JPEG or WebP; `malformed`: damaged or cut
+            off; `invalid`: several frames.
     """
-    kind = _sniff(data)
-    width, height = _declared_size(data, kind)
-    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+    if max_bytes is not None and len(data) > max_bytes:
         raise ImageError(
-            f"the {kind} is {width}x{height}, at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side are accepted. "
-            "Make it smaller."
+            f"the file has {len(data):,} bytes, at most {max_bytes:,} are accepted. "
+            "Make the picture smaller, or save it as JPEG.",
+            "too_large",
         )
+    kind = _sniff(data)
     if kind == "PNG":
-        checked = png.check(data)
-        return _flatten(checked.colours(_decode(checked.rebuilt, kind, ImageReadMode.UNCHANGED))).permute(1, 2, 0)
-    # Their decoders lay no alpha over a background, so a WebP is asked for its alpha; a JPEG has none.
-    mode = ImageReadMode.RGB_ALPHA if kind == "WebP" else ImageReadMode.RGB
-    return _flatten(_decode(data, kind, mode)).permute(1, 2, 0)
+        _check_size(kind, png.size(data))
+        checked_png = png.check(data)
+        image = _flat(_decode(checked_png.rebuilt, kind, ImageReadMode.UNCHANGED), checked_png.colours)
+        orientation = checked_png.orientation
+    elif kind == "JPEG":
+        _check_size(kind, jpeg.size(data))
+        checked_jpeg = jpeg.check(data)
+        image, orientation = _decode_jpeg(checked_jpeg.rebuilt), checked_jpeg.orientation
+    else:
+        _check_size(kind, webp.size(data))
+        checked_webp = webp.check(data)
+        # torchvision lays no alpha over a background, so it is asked for it.
+        image = _flat(_decode(bytearray(checked_webp.content), kind, ImageReadMode.RGB_ALPHA))
+        orientation = checked_webp.orientation
+    return exif.upright(image, orientation).permute(1, 2, 0)
 
 
 def to_network_size(image: Tensor) -> Tensor:
@@ -70,74 +90,67 @@ def to_network_size(image: Tensor) -> Tensor:
     return resized.permute(1, 2, 0).contiguous()
 
 
-def _decode(data: bytes, kind: str, mode: ImageReadMode) -> Tensor:
+def _decode(data: bytearray, kind: str, mode: ImageReadMode) -> Tensor:
     try:
-        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)
-        image: Tensor = decode_image(encoded, mode=mode, apply_exif_orientation=True)
+        image: Tensor = decode_image(torch.frombuffer(data, dtype=torch.uint8), mode=mode)
     except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise ImageError(f"the {kind} can't be decoded ({reason}). {_HEADER_ADVICE}") from error
+        reason = _SOURCE_PLACE.sub("", str(error).splitlines()[0])
+        raise ImageError(f"the {kind} can't be decoded ({reason}). {_ADVICE}", "malformed") from error
+    return image
+
+
+def _decode_jpeg(data: bytearray) -> Tensor:
+    """Takes every warning for damage, but for one of zeros between the last pixel and the end."""
+    with jpeg_warnings.collected() as warnings:
+        image = _decode(data, "JPEG", ImageReadMode.RGB)
+    for warning in warnings:
+        left_over = _LEFT_OVER.search(warning)
+        if left_over is None or data[:-2][-int(left_over[1]) :].strip(b"\0"):
+            raise ImageError(f"the JPEG's pixels are damaged ({warning}). {_ADVICE}", "malformed")
     return image
 
 
 def _sniff(data: bytes) -> str:
     if not data:
-        raise ImageError("the file is empty, expected a PNG, JPEG or WebP image.")
-    if data.startswith(png.SIGNATURE):
+        raise ImageError("the file is empty, expected a PNG, JPEG or WebP image.", "malformed")
+    if data.startswith(png.SIGNATURE[:4]):
         return "PNG"
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(jpeg.SIGNATURE):
         return "JPEG"
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "WebP"
-    raise ImageError("the content is not a PNG, JPEG or WebP image. Convert it to one of these.")
+    if len(data) < 12 and (png.SIGNATURE.startswith(data) or data == b"\xff" or _begins_webp(data)):
+        raise ImageError(f"the file is cut off after {len(data)} bytes. {_ADVICE}", "malformed")
+    raise ImageError("the content is not a PNG, JPEG or WebP image. Convert it to one of these.", "unsupported")
 
 
-def _declared_size(data: bytes, kind: str) -> tuple[int, int]:
-    """Width and height as the file's header claims them."""
-    try:
-        if kind == "PNG":
-            return struct.unpack(">II", data[16:24])
-        return _webp_size(data) if kind == "WebP" else _jpeg_size(data)
-    except (struct.error, IndexError) as error:
-        raise ImageError(f"the {kind} ends inside its header. {_HEADER_ADVICE}") from error
+def _begins_webp(data: bytes) -> bool:
+    return b"RIFF".startswith(data[:4]) and b"WEBP".startswith(data[8:])
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    position = 2
-    while True:
-        if data[position] != 0xFF:
-            raise ImageError(f"the JPEG has no marker at byte {position}. {_HEADER_ADVICE}")
-        marker = data[position + 1]
-        if marker == 0xFF:  # padding before a marker
-            position += 1
-        elif 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):  # a frame header
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return width, height
-        elif marker == 0x01 or 0xD0 <= marker <= 0xD7:  # markers that stand alone
-            position += 2
-        elif marker == 0xE2 and data[position + 4 : position + 8] == b"MPF\0":
-            raise ImageError(
-                "the JPEG holds several frames (it is an MPO), expected one. Save one as a picture of its own."
-            )
-        else:
-            position += 2 + struct.unpack(">H", data[position + 2 : position + 4])[0]
+def _check_size(kind: str, size: tuple[int, int]) -> None:
+    width, height = size
+    if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
+        raise ImageError(
+            f"the {kind} is {width}x{height}, at most {MAX_PIXELS:,} pixels and {MAX_SIDE:,} a side are accepted. "
+            "Make it smaller.",
+            "too_large",
+        )
 
 
-def _webp_size(data: bytes) -> tuple[int, int]:
-    chunk = data[12:16]
-    if chunk == b"VP8X":
-        if data[20] & 0x02:
-            raise ImageError("the WebP holds several frames, expected one. Save one of them as a picture of its own.")
-        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
-    if chunk == b"VP8L":
-        bits = struct.unpack("<I", data[21:25])[0]
-        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
-    width, height = struct.unpack("<HH", data[26:30])
-    return width & 0x3FFF, height & 0x3FFF
+def _flat(image: Tensor, colours: Callable[[Tensor], Tensor] = lambda image: image) -> Tensor:
+    """Any decoded picture (channels, height, width), after `colours`, as uint8 RGB over the background."""
+    # A block of rows at a time: arithmetic on a whole large picture would take a gigabyte.
+    _, height, width = image.shape
+    num_rows = max(1, _BLOCK // width)
+    pixels = torch.empty((height, width, 3), dtype=torch.uint8)
+    for top in range(0, height, num_rows):
+        block = _over_background(colours(image[:, top : top + num_rows]))
+        pixels[top : top + num_rows] = block.permute(1, 2, 0)
+    return pixels.permute(2, 0, 1)
 
 
-def _flatten(image: Tensor) -> Tensor:
-    """Any decoded PNG (channels, height, width) as uint8 RGB over the background."""
+def _over_background(image: Tensor) -> Tensor:
     if image.dtype != torch.uint8:
         image = (image.to(torch.float32) / 257).round().to(torch.uint8)
     if image.shape[0] in (2, 4):

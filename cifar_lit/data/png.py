@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cifar_lit.data import exif
 from cifar_lit.errors import ImageError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 _MAX_CHUNKS = 10_000
 _ADVICE = "Save it again as PNG or JPEG."
+_CRITICAL = (b"IHDR", b"PLTE", b"IDAT", b"IEND")  # without knowing these a PNG can't be understood
 _GREY, _RGB, _PALETTE = 0, 2, 3
 _CHANNELS = {_GREY: 1, _RGB: 3, _PALETTE: 1, 4: 2, 6: 4}
 _BIT_DEPTHS = {_GREY: (1, 2, 4, 8, 16), _RGB: (8, 16), _PALETTE: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -36,12 +38,14 @@ class CheckedPNG:
         transparent: the colour (one number a channel, as stored) that is transparent, if there is one.
         palette: uint8 (4, 256), the RGBA colours, if the picture has a palette.
         depth: bits a channel.
+        orientation: as EXIF says, 1..8.
     """
 
-    rebuilt: bytes
+    rebuilt: bytearray
     transparent: tuple[int, ...] | None
     palette: Tensor | None
     depth: int
+    orientation: int
 
     def colours(self, image: Tensor) -> Tensor:
         """What libpng made of `rebuilt`, (channels, height, width), with palette and transparent colour applied."""
@@ -51,9 +55,27 @@ class CheckedPNG:
         if self.transparent is None:
             return image
         numbers = image.to(torch.int32)  # PyTorch compares no uint16
-        key = torch.tensor(self.transparent, dtype=torch.int32)[:, None, None] * stretch
-        alpha = (numbers != key).any(dim=0, keepdim=True) * (65535 if self.depth == 16 else 255)
+        opaque = torch.zeros_like(image[:1], dtype=torch.bool)
+        for channel, number in enumerate(self.transparent):  # faster than `any` over them
+            opaque |= numbers[channel] != number * stretch
+        alpha = opaque * (65535 if self.depth == 16 else 255)
         return torch.cat([numbers, alpha]).to(image.dtype)
+
+
+def size(data: bytes) -> tuple[int, int]:
+    """Width and height as the header claims them; nothing after it is read.
+
+    Raises:
+        ImageError: it is no header.
+    """
+    if not data.startswith(SIGNATURE[: len(data)]):
+        raise ImageError(f"the PNG's signature is damaged, as by a transfer as text. {_ADVICE}", "malformed")
+    if len(data) < 24:
+        raise ImageError(f"the PNG ends inside its header. {_ADVICE}", "malformed")
+    if data[12:16] != b"IHDR":
+        raise ImageError(f"the PNG's header is not valid: another chunk comes first. {_ADVICE}", "malformed")
+    width, height = struct.unpack_from(">II", data, 16)
+    return width, height
 
 
 def check(data: bytes) -> CheckedPNG:
@@ -65,22 +87,24 @@ def check(data: bytes) -> CheckedPNG:
     chunks = _read_chunks(data)
     width, height, depth, colour, compression, filtering, interlace = struct.unpack(">IIBBBBB", chunks[b"IHDR"])
     if not (width and height and depth in _BIT_DEPTHS.get(colour, ())) or compression or filtering or interlace > 1:
-        raise ImageError(f"the PNG's header is not valid ({width}x{height}, depth {depth}, type {colour}). {_ADVICE}")
+        raise ImageError(
+            f"the PNG's header is not valid ({width}x{height}, depth {depth}, type {colour}). {_ADVICE}", "malformed"
+        )
     rows = _inflate(chunks[b"IDAT"], _row_places(width, height, depth * _CHANNELS[colour], interlace))
 
     header = struct.pack(">IIBBBBB", width, height, depth, _GREY if colour == _PALETTE else colour, 0, 0, interlace)
     parts = [(b"IHDR", header), (b"IDAT", zlib.compress(rows, level=0)), (b"IEND", b"")]
-    if b"eXIf" in chunks:
-        parts.insert(1, (b"eXIf", chunks[b"eXIf"]))
-    rebuilt = SIGNATURE + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in parts
-    )
-    transparency = chunks.get(b"tRNS", b"")
+    rebuilt = bytearray(SIGNATURE)
+    for name, body in parts:
+        rebuilt += struct.pack(">I", len(body)) + name
+        rebuilt += body  # by itself: the pixels may be many
+        rebuilt += struct.pack(">I", zlib.crc32(body, zlib.crc32(name)))
+    transparency, orientation = chunks.get(b"tRNS", b""), exif.orientation(chunks.get(b"eXIf", b""))
     if colour == _PALETTE:
-        return CheckedPNG(rebuilt, None, _palette(chunks.get(b"PLTE", b""), transparency), depth)
+        return CheckedPNG(rebuilt, None, _palette(chunks.get(b"PLTE", b""), transparency), depth, orientation)
     if colour in (_GREY, _RGB) and len(transparency) == 2 * _CHANNELS[colour]:
-        return CheckedPNG(rebuilt, struct.unpack(f">{_CHANNELS[colour]}H", transparency), None, depth)
-    return CheckedPNG(rebuilt, None, None, depth)
+        return CheckedPNG(rebuilt, struct.unpack(f">{_CHANNELS[colour]}H", transparency), None, depth, orientation)
+    return CheckedPNG(rebuilt, None, None, depth, orientation)
 
 
 def _read_chunks(data: bytes) -> dict[bytes, bytes]:
@@ -90,25 +114,29 @@ def _read_chunks(data: bytes) -> dict[bytes, bytes]:
     position = len(SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if len(data) < position + 12:
-            raise ImageError(f"the PNG is cut off after {len(data):,} bytes. {_ADVICE}")
+            raise ImageError(f"the PNG is cut off after {len(data):,} bytes. {_ADVICE}", "malformed")
         length, name = struct.unpack_from(">I4s", data, position)
         end = position + 8 + length
         if len(data) < end + 4:
-            raise ImageError(f"the PNG is cut off after {len(data):,} bytes. {_ADVICE}")
+            raise ImageError(f"the PNG is cut off after {len(data):,} bytes. {_ADVICE}", "malformed")
         if zlib.crc32(data[position + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
-            raise ImageError(f"the PNG is damaged: its chunk at byte {position:,} has a wrong checksum. {_ADVICE}")
+            raise ImageError(
+                f"the PNG is damaged: its chunk at byte {position:,} has a wrong checksum. {_ADVICE}", "malformed"
+            )
         if name == b"acTL":
             raise ImageError("the PNG holds several frames, expected one. Save one of them as a picture of its own.")
         body = data[position + 8 : end]
+        if not name[0] & 0x20 and name not in _CRITICAL:
+            raise ImageError(f"the PNG has a chunk {name!r}, which is not read. {_ADVICE}", "malformed")
         if (name == b"IHDR") != (not chunks) or (name == b"IHDR" and length != 13):
-            raise ImageError(f"the PNG's header is not valid. {_ADVICE}")
+            raise ImageError(f"the PNG's header is not valid. {_ADVICE}", "malformed")
         if name == b"IDAT":
             pixels.append(body)
         if name == b"IEND":
             return {**chunks, b"IDAT": b"".join(pixels)}
         chunks.setdefault(name, body)
         position = end + 4
-    raise ImageError(f"the PNG has more than {_MAX_CHUNKS:,} chunks. {_ADVICE}")
+    raise ImageError(f"the PNG has more than {_MAX_CHUNKS:,} chunks. {_ADVICE}", "malformed")
 
 
 def _row_places(width: int, height: int, bits: int, interlace: int) -> list[tuple[int, int]]:
@@ -123,24 +151,30 @@ def _row_places(width: int, height: int, bits: int, interlace: int) -> list[tupl
 
 def _inflate(compressed: bytes, places: list[tuple[int, int]]) -> bytes:
     size = sum(rows * stride for rows, stride in places)
+    stream = zlib.decompressobj()
     try:
-        data = zlib.decompressobj().decompress(compressed, size)
+        data = stream.decompress(compressed, size)
+        # The stream's checksum comes after its last byte; whether there is one more tells if it was that.
+        more = b"" if stream.eof else stream.decompress(stream.unconsumed_tail, 1)
     except zlib.error as error:
-        raise ImageError(f"the PNG's pixels are damaged ({error}). {_ADVICE}") from error
+        raise ImageError(f"the PNG's pixels are damaged ({error}). {_ADVICE}", "malformed") from error
     if len(data) < size:
-        raise ImageError(f"the PNG ends after {len(data):,} of {size:,} bytes of pixels. {_ADVICE}")
+        raise ImageError(f"the PNG ends after {len(data):,} of {size:,} bytes of pixels. {_ADVICE}", "malformed")
+    if more or not stream.eof:
+        what = "holds more pixels than its header says" if more else "ends before the checksum of its pixels"
+        raise ImageError(f"the PNG {what}. {_ADVICE}", "malformed")
     start = 0
     for rows, stride in places:
         filters = np.frombuffer(data, np.uint8, rows * stride, start)[::stride]
         if filters.max() > 4:
-            raise ImageError(f"the PNG's pixels are damaged (a row has filter {filters.max()}). {_ADVICE}")
+            raise ImageError(f"the PNG's pixels are damaged (a row has filter {filters.max()}). {_ADVICE}", "malformed")
         start += rows * stride
     return data
 
 
 def _palette(colours: bytes, alphas: bytes) -> Tensor:
     if not colours or len(colours) % 3 or len(colours) > 768 or len(alphas) > 256:
-        raise ImageError(f"the PNG's palette is missing or not valid. {_ADVICE}")
+        raise ImageError(f"the PNG's palette is missing or not valid. {_ADVICE}", "malformed")
     palette = np.zeros((256, 4), np.uint8)
     palette[: len(colours) // 3, :3] = np.frombuffer(colours, np.uint8).reshape(-1, 3)
     palette[:, 3] = 255
