@@ -38,13 +38,13 @@ from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
 from cifar_lit.training.blend import Judged
 from cifar_lit.training.finetune import judges, learn
 from cifar_lit.training.fit import hush_lightning
 from cifar_lit.training.gate import Evidence, Gate
-from cifar_lit.training.memory import keep_freed_memory
 from cifar_lit.training.precision import best_precision
 
 HERE = Path(__file__).parent

@@ -30,9 +30,9 @@ from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import IncrementError
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.memory import keep_freed_memory
 from cifar_lit.training.blend import evidence
 from cifar_lit.training.fit import hush_lightning
-from cifar_lit.training.memory import keep_freed_memory
 
 HERE = Path(__file__).parent
 NUM_MEASURED = 500

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from cifar_lit.errors import RegistryError
+from cifar_lit.errors import CifarLitError, RegistryError
 
 _POLL_S = 0.05
 
@@ -77,11 +77,11 @@ def append_line(path: Path, line: bytes) -> None:
 
 
 @contextmanager
-def hold(path: Path, timeout_s: float) -> Iterator[None]:
+def hold(path: Path, timeout_s: float, error: type[CifarLitError] = RegistryError) -> Iterator[None]:
     """Holds an exclusive lock on a file or folder; the system frees it when the process ends, however it ends.
 
     Raises:
-        RegistryError: another process held it for longer than `timeout_s`.
+        CifarLitError: another process held it for longer than `timeout_s`; it is an `error`.
     """
     flags = os.O_RDONLY if path.is_dir() else os.O_RDWR | os.O_CREAT
     descriptor = os.open(path, flags, 0o644)
@@ -89,7 +89,7 @@ def hold(path: Path, timeout_s: float) -> Iterator[None]:
         deadline = time.monotonic() + timeout_s
         while not try_lock(descriptor):
             if time.monotonic() > deadline:
-                raise RegistryError(
+                raise error(
                     f"{path}: another process has held the lock for {timeout_s:g} s. Wait for it to finish, or end it "
                     "(`fuser` on that file names it), and try again."
                 )

@@ -478,3 +478,25 @@ def test_a_network_with_other_arguments_keeps_them(
     assert manifest.network == registry.get("v0003").manifest.network
     assert manifest.network["args"]["hidden"] == tiny_network().args["hidden"]
     assert manifest.parent == "v0003"
+
+
+# Progress
+
+
+def test_progress_is_told_in_lines_that_only_rise_and_changes_nothing(
+    finetune: Call, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert finetune("a.npz", "--from", "v0002", "--progress", "--json") == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["id"] == "v0003"
+    told = [json.loads(line) for line in err.splitlines() if line.startswith('{"stage"')]
+    stages = list(dict.fromkeys(each["stage"] for each in told))
+    assert stages == ["reading data", "learning", "judging", "publishing"]
+    done = [each["done"] for each in told]
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (0, 1)
+    assert any(0.2 < each["done"] < 0.75 for each in told if each["stage"] == "learning")
+    assert "progress: false\n" in registry.get("v0003").read("config.yaml").decode()
+    assert finetune("a.npz", "--from", "v0002") == 0
+    assert '{"stage"' not in capsys.readouterr().err
+    assert weights_digest("v0003", registry) == weights_digest("v0004", registry)

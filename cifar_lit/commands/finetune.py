@@ -17,14 +17,15 @@ from cifar_lit.commands.versions import summary
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.errors import SettingError
 from cifar_lit.interop.model import Model, is_file, load_model
+from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.training.blend import Blend
 from cifar_lit.training.finetune import FineTuned, finetune
 from cifar_lit.training.fit import OneBar, hush_lightning
 from cifar_lit.training.gate import Gate
-from cifar_lit.training.memory import keep_freed_memory
 from cifar_lit.training.precision import best_precision
+from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody
 
 _LISTS = ("--data.increments", "--data.old_increments")
 
@@ -103,6 +104,14 @@ def build_parser() -> ArgumentParser:
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="print the version as JSON")
+    parser.add_argument(
+        "--progress",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help='write how far it is to standard error, as lines {"stage": "learning", "done": 0.37}',
+    )
     parser.add_class_arguments(FinetuneDataModule, "data")
     parser.add_class_arguments(Gate, "gate")
     parser.add_class_arguments(FineTuner, "model", skip={"network"}, instantiate=False)
@@ -137,8 +146,10 @@ def _check(config: Namespace) -> None:
 def _finetune(parser: ArgumentParser, config: Namespace, model: Model, registry: Registry) -> FineTuned:
     if model.version is not None:
         config["from"] = model.version.id  # "latest" will be another one when this config is run again
+    tell = ProgressLines(sys.stderr) if config.progress else tell_nobody
+    config.progress = False  # whoever runs the version's config again did not ask for it
     instances = parser.instantiate(config)
-    tuner, trainer = build(instances, model)
+    tuner, trainer = build(instances, model, tell)
     return finetune(
         model,
         tuner,
@@ -149,10 +160,11 @@ def _finetune(parser: ArgumentParser, config: Namespace, model: Model, registry:
         blend=instances.blend,
         config=parser.dump(config, skip_unset=False),
         source=Path(config["from"]) if is_file(config["from"]) else None,
+        tell=tell,
     )
 
 
-def build(instances: Namespace, parent: Model) -> tuple[FineTuner, pl.Trainer]:
+def build(instances: Namespace, parent: Model, tell: Tell = tell_nobody) -> tuple[FineTuner, pl.Trainer]:
     """What learns, and what makes it: from the parsed options with their classes instantiated."""
     hush_lightning()
     keep_freed_memory()
@@ -163,6 +175,8 @@ def build(instances: Namespace, parent: Model) -> tuple[FineTuner, pl.Trainer]:
     callbacks = [*(options.pop("callbacks") or []), instances.average]
     if options["enable_progress_bar"] is not False:
         callbacks.append(OneBar())
+    if tell is not tell_nobody:
+        callbacks.append(TellProgress(tell))
     return FineTuner(parent.network, **vars(instances.model)), pl.Trainer(**options, callbacks=callbacks)
 
 

@@ -17,6 +17,7 @@ from cifar_lit.data import pixels
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import DataError, IncrementError, NpzError
+from cifar_lit.files import sync_folder
 
 PIXEL_KEY, LABEL_KEY = KEYS = ("x_new", "y_new")
 
@@ -73,17 +74,9 @@ def write(path: Path, data: ImageSet) -> None:
             with suppress(OSError):
                 temporary.unlink()
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise DataError(f"{path} can't be written: {error.strerror}. Name another file.") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _check_keys(file: NpzFile) -> None:

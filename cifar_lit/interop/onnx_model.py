@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from cifar_lit.errors import CifarLitError
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.files import replace_synced
+from cifar_lit.files import replace_synced
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")

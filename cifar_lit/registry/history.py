@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifar_lit.registry.files import append_line
+from cifar_lit.files import append_line
 
 
 class History:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
-from cifar_lit.registry.files import hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.files import hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
 from cifar_lit.registry.history import History, utc_now
 from cifar_lit.registry.manifest import About, Manifest, Standing
 from cifar_lit.registry.version import MANIFEST, Version
@@ -109,6 +109,13 @@ class Registry:
                 _log.warning("%s", error)
         return found
 
+    def pointer(self) -> str:
+        """The id that the champion's file names, whether or not it can be served; empty if there is none."""
+        try:
+            return (self.root / _CHAMPION).read_text().strip()
+        except (OSError, UnicodeDecodeError):
+            return ""
+
     def champion(self) -> Version | None:
         """The version that is served, verified; none if no version was ever promoted.
 
@@ -118,10 +125,7 @@ class Registry:
         Raises:
             VersionDamagedError: versions were promoted, but none of them is whole.
         """
-        try:
-            named = (self.root / _CHAMPION).read_text().strip()
-        except (OSError, UnicodeDecodeError):
-            named = ""
+        named = self.pointer()
         versions = self.versions()
         promoted = [version for version in versions if version.manifest.standing == "promoted"]
         order = [version for version in promoted if version.id == named]

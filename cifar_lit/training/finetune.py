@@ -23,6 +23,7 @@ from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.training.blend import Blend, compare, evidence
 from cifar_lit.training.gate import Gate
+from cifar_lit.training.progress import Tell, tell_nobody
 from cifar_lit.training.promotion import Decision
 from cifar_lit.training.publish import Published, publish
 
@@ -56,6 +57,7 @@ def finetune(
     blend: Blend,
     config: str,
     source: Path | None = None,
+    tell: Tell = tell_nobody,
 ) -> FineTuned:
     """Trains `tuner`, made from the parent's network, compares the two, and publishes the result with the standing that
     the gate gives it.
@@ -70,11 +72,14 @@ def finetune(
         registry: where the version goes.
         config: text of the config file that makes this run again.
         source: the file that the parent was read from, if it is no version.
+        tell: gets each stage as it begins, and the end of the last; `TellProgress` among the trainer's callbacks tells
+            of the learning.
 
     Raises:
         SettingError: no training step was made, or the training diverged.
         RegistryError: no version could be written; the registry is as it was.
     """
+    tell("reading data", 0.0)
     datamodule.prepare_data()
     datamodule.setup("fit")
     for note in [*datamodule.notes, *_doubts(parent, datamodule)]:
@@ -82,6 +87,7 @@ def finetune(
     began = time.monotonic()
     learn(tuner, datamodule, trainer)
     seconds = round(time.monotonic() - began, 1)
+    tell("judging", 0.0)
     child = tuner.network.eval()
     sets = judges(datamodule)
     judged = blend.judge(
@@ -119,6 +125,7 @@ def finetune(
     }
     if source is not None:
         training["from_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
+    tell("publishing", 0.0)
     published = publish(
         network,
         registry,
@@ -131,6 +138,7 @@ def finetune(
         parent=parent.version.id if parent.version else None,
         extra_files=_lessons(comparisons, sets, parent.name),
     )
+    tell("publishing", 1.0)
     return FineTuned(published, comparisons)
 
 

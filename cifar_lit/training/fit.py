@@ -16,11 +16,11 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import CifarLitError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.registry.registry import Registry
 from cifar_lit.training.best_checkpoint import BestCheckpoint
 from cifar_lit.training.interrupt import StopOnInterrupt
-from cifar_lit.training.memory import keep_freed_memory
 from cifar_lit.training.precision import best_precision
 from cifar_lit.training.promotion import decide
 from cifar_lit.training.publish import Published, publish

@@ -1,4 +1,4 @@
-"""How the C library handles freed memory during training on the CPU."""
+"""How the C library handles freed memory."""
 
 import ctypes
 import sys
@@ -9,8 +9,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks instead of giving them back to the system.
 
-    Each training step frees and takes the same large buffers; giving them back costs a page fault for every 4 KiB of
-    them at the next step. Only glibc has this setting; elsewhere nothing is done.
+    Each training step, and each batch that is answered, frees and takes the same large buffers; giving them back costs
+    a page fault for every 4 KiB of them at the next. Only glibc has this setting; elsewhere nothing is done.
     """
     if sys.platform != "linux":
         return
