@@ -58,3 +58,11 @@ class VersionNotFoundError(RegistryError, LookupError):
 
 class VersionDamagedError(RegistryError, ValueError):
     """A version's files do not match its manifest."""
+
+
+class OverloadedError(CifarLitError):
+    """Too much waits for an answer already; the same request may succeed a little later."""
+
+
+class DeadlineError(CifarLitError):
+    """No answer was found in the time that there was."""

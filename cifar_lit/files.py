@@ -1,7 +1,9 @@
 """Writing files so that a crash at any moment leaves the old state or the new one, and a lock between processes."""
 
+import errno
 import fcntl
 import os
+import stat
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -10,6 +12,25 @@ from pathlib import Path
 from cifar_lit.errors import CifarLitError, RegistryError
 
 _POLL_S = 0.05
+
+
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a file of reasonable size; what is no file is not waited for.
+
+    Raises:
+        OSError: it is missing, unreadable, no file, or too large.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for without end
+    except ValueError as error:  # no name that a file can have
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    with open(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is no file", str(path))
+        if status.st_size > max_bytes:
+            raise OSError(errno.EFBIG, f"{status.st_size:,} bytes, at most {max_bytes:,} are read", str(path))
+        return file.read(max_bytes)
 
 
 def sync_folder(folder: Path) -> None:

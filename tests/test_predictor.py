@@ -1,11 +1,14 @@
 import math
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import ImageError, VersionDamagedError
+from cifar_lit.models.networks import ThreeBlockCNN
 from cifar_lit.serving.predictor import Predictor
 
 IMAGES = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -77,3 +80,102 @@ def test_a_damaged_version_gives_no_predictor(publish) -> None:
     (version.path / "model.safetensors").write_bytes(b"")
     with pytest.raises(VersionDamagedError, match="differs from its hash"):
         Predictor.from_version(version)
+
+
+# Heat maps
+
+CAT, DOG, SHIP = "cat", "dog", "ship"
+
+
+def red_detector() -> Predictor:
+    """Finds red for the cat wherever it is, against it for the dog, and does not care for the ship."""
+    network = ThreeBlockCNN(width=2, depth=1, hidden=1, mean=(0, 0, 0), std=(1, 1, 1)).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+        network.blocks[0][0].weight[0, 0, 1, 1] = 1  # the first channel is the picture's red
+        network.blocks[0][2].weight.fill_(1)
+        network.dense.weight.fill_(1)
+        network.head.weight[CLASS_NAMES.index(CAT)] = 1
+        network.head.weight[CLASS_NAMES.index(DOG)] = -1
+    return Predictor(network, list(CLASS_NAMES), "v0001")
+
+
+def red_square(rows: slice, columns: slice, red: int = 255) -> np.ndarray:
+    image = np.zeros((32, 32, 3), np.uint8)
+    image[rows, columns, 0] = red
+    return image
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(slice(4, 12), slice(6, 20)), (slice(24, 32), slice(0, 8))])
+def test_a_heat_map_shows_where_what_speaks_for_the_class_is(rows: slice, columns: slice) -> None:
+    image = red_square(rows, columns)
+    heat = red_detector().heat_map(image, CAT)
+    assert (heat.shape, heat.dtype) == ((32, 32), np.float32)
+    assert np.array_equal(heat, image[..., 0] / 255)
+
+
+def test_a_heat_map_is_brightest_where_most_speaks_for_the_class() -> None:
+    image = red_square(slice(0, 8), slice(0, 8), 51) + red_square(slice(16, 24), slice(16, 24), 255)
+    heat = red_detector().heat_map(image, CAT)
+    assert heat[20, 20] == 1
+    assert heat[4, 4] == pytest.approx(0.2, abs=1e-6)
+
+
+@pytest.mark.parametrize("class_name", [DOG, SHIP])
+def test_a_heat_map_of_what_nothing_speaks_for_is_dark(class_name: str) -> None:
+    heat = red_detector().heat_map(red_square(slice(4, 12), slice(6, 20)), class_name)
+    assert not heat.any()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 3])
+def test_a_heat_map_is_grad_cam_worked_out_by_hand(depth: int) -> None:
+    torch.manual_seed(depth)
+    network = ThreeBlockCNN(width=4, depth=depth, hidden=8).eval()
+    image = IMAGES[depth]
+    predictor = Predictor(network, list(CLASS_NAMES), "v0001")
+
+    features = (image.permute(2, 0, 1)[None] - network._shift) * network._scale
+    *early, last = network.blocks
+    for block in early:
+        features = block(features)
+    convolution, _, norm, pool = last
+    seen = convolution(features).relu().detach().requires_grad_()
+    flat = pool(norm(seen)).permute(0, 2, 3, 1).flatten(1)
+    logits = network.head(torch.relu(network.dense(flat)))[0]
+
+    num_lit = 0
+    for logit, class_name in zip(logits, CLASS_NAMES, strict=True):
+        (slopes,) = torch.autograd.grad(logit, seen, retain_graph=True)
+        heat = sum(slopes[0, channel].mean() * seen.detach()[0, channel] for channel in range(seen.shape[1])).relu()
+        heat = F.interpolate(heat[None, None], (32, 32), mode="bilinear")[0, 0]
+        found = predictor.heat_map(image.numpy(), class_name)
+        if heat.max() > 0:
+            num_lit += 1
+            assert found == pytest.approx((heat / heat.max()).numpy(), abs=1e-5)
+        else:
+            assert not found.any()
+    assert num_lit > 2
+
+
+def test_heat_maps_leave_the_network_as_it_was(predictor: Predictor) -> None:
+    before = predictor.predict(IMAGES)
+    heats = [predictor.heat_map(IMAGES[0].numpy(), name) for name in CLASS_NAMES * 2]
+    assert all(np.array_equal(one, other) for one, other in zip(heats[:10], heats[10:], strict=True))
+    assert predictor.predict(IMAGES) == before
+    assert all(parameter.grad is None for parameter in predictor.network.parameters())
+    assert not any(module._forward_hooks for module in predictor.network.modules())
+
+
+def test_a_heat_map_of_an_unknown_class_raises_and_leaves_no_hook(predictor: Predictor) -> None:
+    with pytest.raises(ValueError, match="unicorn"):
+        predictor.heat_map(IMAGES[0].numpy(), "unicorn")
+    assert not any(module._forward_hooks for module in predictor.network.modules())
+
+
+def test_a_heat_map_can_be_had_without_gradients_of_a_picture_that_may_not_be_written(predictor: Predictor) -> None:
+    image = IMAGES[0].numpy().copy()
+    image.flags.writeable = False
+    expected = predictor.heat_map(IMAGES[0].numpy(), CAT)
+    with torch.no_grad():
+        assert np.array_equal(predictor.heat_map(image, CAT), expected)

@@ -455,6 +455,46 @@ def test_rollback_without_a_champion_raises(registry: Registry, publish: Publish
 # The champion's pointer is a hint
 
 
+def test_the_pointer_is_what_was_promoted_or_rolled_back_to(registry: Registry, publish: Publish) -> None:
+    assert registry.pointer() == ""
+    publish()
+    assert registry.pointer() == ""
+    publish(promote=True)
+    assert registry.pointer() == "v0002"
+    registry.promote("v0001", "")
+    assert registry.pointer() == "v0001"
+    registry.rollback("")
+    assert registry.pointer() == "v0002"
+
+
+@pytest.mark.parametrize(
+    ("content", "pointer"),
+    [
+        (b"", ""),
+        (b" \n", ""),
+        (b"\xff\xfe\n", ""),
+        (b"newest\n", "newest"),
+        (b"  v0099\r\n\n", "v0099"),
+        (b"../v0001\n", "../v0001"),
+    ],
+)
+def test_the_pointer_is_told_as_it_is_whether_or_not_it_can_be_served(
+    registry: Registry, publish: Publish, content: bytes, pointer: str
+) -> None:
+    publish(promote=True)
+    (registry.root / "champion").write_bytes(content)
+    assert registry.pointer() == pointer
+    assert registry.resolve("latest").id == "v0001"
+
+
+def test_a_pointer_that_is_gone_or_a_folder_names_nothing(registry: Registry, publish: Publish) -> None:
+    publish(promote=True)
+    (registry.root / "champion").unlink()
+    assert registry.pointer() == ""
+    (registry.root / "champion").mkdir()
+    assert registry.pointer() == ""
+
+
 @pytest.mark.parametrize(
     "pointer", [None, b"", b"\xff\xfe\n", b"newest\n", b"v0099\n", b"v0003\n", b"v0004\n", b"../v0001\n"]
 )

@@ -1,12 +1,16 @@
 import dataclasses
 import hashlib
+import math
 
 import pytest
+import safetensors.torch
 import torch
 from conftest import tiny_network
 
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.models.networks import Network, ThreeBlockCNN
+from cifar_lit.registry import weights as weights_module
+from cifar_lit.registry.manifest import Manifest
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
@@ -82,7 +86,92 @@ def test_an_unknown_network_is_named(publish) -> None:
         load_network(with_network(publish(), name="ResNet"))
 
 
-@pytest.mark.parametrize("args", [{"wings": 2}, {"depth": 9}, {"width": "wide"}, None])
+@pytest.mark.parametrize("name", [None, [], {}, 3])
+def test_a_network_without_a_name_is_refused(publish, name: object) -> None:
+    with pytest.raises(VersionDamagedError, match="is unknown, this code has ThreeBlockCNN"):
+        load_network(with_network(publish(), name=name))
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        {"wings": 2},
+        {"depth": 9},
+        {"width": "wide"},
+        {"width": 0},
+        {"width": -1},
+        {"width": 10**30},
+        {"dropout": 2},
+        [],
+        None,
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 def test_arguments_that_the_network_does_not_take_are_refused(publish, args: object) -> None:
     with pytest.raises(VersionDamagedError, match="do not fit the network of the manifest"):
         load_network(with_network(publish(), args=args))
+
+
+@pytest.mark.parametrize("args", [{"width": 10**6}, {"hidden": 10**9}, {"num_classes": 10**10}])
+def test_a_huge_network_in_the_manifest_takes_no_memory(
+    publish, monkeypatch: pytest.MonkeyPatch, args: dict[str, int]
+) -> None:
+    version = publish()
+    built: list[str] = []
+    build = weights_module._build
+
+    def spy(manifest: Manifest, device: str) -> Network:
+        built.append(device)
+        return build(manifest, device)
+
+    monkeypatch.setattr(weights_module, "_build", spy)
+    with pytest.raises(VersionDamagedError, match="size mismatch"):
+        load_network(with_network(version, args=version.manifest.network["args"] | args))
+    assert built == ["meta"]
+
+
+@pytest.mark.parametrize(
+    ("change", "kind"),
+    [
+        (lambda value: value.half() if value.is_floating_point() else value, "torch.float16, expected torch.float32"),
+        (lambda value: value.double() if value.is_floating_point() else value, "torch.float64, expected torch.float32"),
+        (lambda value: value.float(), "torch.float32, expected torch.int64"),
+        (lambda value: value.to(torch.int8), "torch.int8, expected torch.(float32|int64)"),
+    ],
+)
+def test_weights_of_another_type_are_refused(publish, network: Network, change, kind: str) -> None:
+    state = safetensors.torch.load(dump(network))
+    data = safetensors.torch.save({name: change(value) for name, value in state.items()})
+    with pytest.raises(VersionDamagedError, match=f"do not fit the network of the manifest .*holds {kind}"):
+        load_network(rewrite(publish(), data))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"mean": [0.5, 0.5]},
+        {"mean": [0.5]},
+        {"mean": []},
+        {"mean": ["a", "b", "c"]},
+        {"mean": [None, 0.5, 0.5]},
+        {"mean": [math.nan, 0.5, 0.5]},
+        {"mean": [10**400, 0.5, 0.5]},
+        {"std": [0.25, 0.25]},
+        {"std": [0.25, 0.0, 0.25]},
+        {"std": [0.25, -0.25, 0.25]},
+        {"std": [0.25, math.inf, 0.25]},
+        {"std": [0.25, math.nan, 0.25]},
+    ],
+)
+def test_a_mean_or_std_that_is_no_channels_is_refused(publish, values: dict[str, list[float]]) -> None:
+    version = publish()
+    manifest = dataclasses.replace(version.manifest, **values)
+    with pytest.raises(VersionDamagedError, match="expected a number for each of three channels, with std above 0"):
+        load_network(Version(version.path, manifest))
+
+
+def test_a_long_misfit_is_told_in_short(publish, network: Network) -> None:
+    state = safetensors.torch.load(dump(network)) | {f"tail.{number}": torch.zeros(1) for number in range(2000)}
+    with pytest.raises(VersionDamagedError, match="Unexpected key.*Restore the version from a copy") as caught:
+        load_network(rewrite(publish(), safetensors.torch.save(state)))
+    assert len(str(caught.value)) < 700

@@ -13,7 +13,6 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser, Namespace
 
 from cifar_lit.commands.options import print_json
-from cifar_lit.commands.versions import summary
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.errors import SettingError
 from cifar_lit.interop.model import Model, is_file, load_model
@@ -184,7 +183,7 @@ def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
     version = result.published.version
     if config.json:
         champion = registry.champion()
-        print_json(summary(version, champion.id if champion else None))
+        print_json(version.manifest.summary(champion.id if champion else None))
         return
     print(f"\n{result.report()}")
     print(f"{version.id} is {version.manifest.standing}: {version.manifest.reason}.")

@@ -11,7 +11,6 @@ import torch
 import cifar_lit
 from cifar_lit.commands.data_options import add_data, find_test_set
 from cifar_lit.commands.options import add_registry, print_json, registry_of
-from cifar_lit.commands.versions import summary
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
@@ -35,7 +34,7 @@ def run(args: list[str]) -> int:
     version = registry.publish(files, about)
     version = registry.keep_as_candidate(version.id, f"imported from {model.name}")
     if namespace.json:
-        print_json(summary(version, None))
+        print_json(version.manifest.summary(None))
         return 0
     print(f"{version.id}: {version.manifest.standing}, {version.manifest.reason}")
     if test_set is not None:

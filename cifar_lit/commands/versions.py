@@ -42,7 +42,7 @@ def _list(registry: Registry, namespace: argparse.Namespace) -> int:
     versions = registry.versions()
     champion_id = _champion_id(registry)
     if namespace.json:
-        print_json([summary(version, champion_id) for version in versions])
+        print_json([version.manifest.summary(champion_id) for version in versions])
         return 0
     if not versions:
         print(f"No version in {registry} yet. `cifar-lit fit` makes one.")
@@ -107,25 +107,10 @@ def _verify(registry: Registry, namespace: argparse.Namespace) -> int:
 
 def _tell(registry: Registry, champion: Version, as_json: bool) -> int:
     if as_json:
-        print_json(summary(champion, champion.id))
+        print_json(champion.manifest.summary(champion.id))
     else:
         print(f"{champion.id} is the champion of {registry} now.")
     return 0
-
-
-def summary(version: Version, champion_id: str | None) -> dict[str, Any]:
-    """A version as the JSON of every command shows it."""
-    about = version.manifest
-    return {
-        "id": version.id,
-        "parent": about.parent,
-        "standing": about.standing,
-        "champion": version.id == champion_id,
-        "metrics": about.metrics,
-        "created_at": about.created_at,
-        "network": about.network["name"],
-        "reason": about.reason,
-    }
 
 
 def _champion_id(registry: Registry) -> str | None:

@@ -60,6 +60,19 @@ class Manifest(About):
     created_at: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
+    def summary(self, champion_id: str | None) -> dict[str, Any]:
+        """The version as every list in JSON has it."""
+        return {
+            "id": self.id,
+            "parent": self.parent,
+            "standing": self.standing,
+            "champion": self.id == champion_id,
+            "metrics": self.metrics,
+            "created_at": self.created_at,
+            "network": self.network.get("name"),
+            "reason": self.reason,
+        }
+
     def to_json(self) -> bytes:
         values = asdict(self)
         order = ["schema", "id", "parent", "standing", "reason", "created_at"]
@@ -81,7 +94,7 @@ class Manifest(About):
         try:
             values = json.loads(data)
             schema = values["schema"]
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise VersionDamagedError(f"{where} is not a manifest ({error!r}). {advice}") from error
         if schema != SCHEMA:
             raise VersionDamagedError(f"{where} has schema {schema!r}, this code reads {SCHEMA}. Update cifar_lit.")

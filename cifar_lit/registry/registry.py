@@ -16,16 +16,17 @@ from pathlib import Path
 from typing import Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
-from cifar_lit.files import hold, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.files import hold, read_file, replace_synced, sync_folder, try_lock, write_synced, write_tree
 from cifar_lit.registry.history import History, utc_now
 from cifar_lit.registry.manifest import About, Manifest, Standing
-from cifar_lit.registry.version import MANIFEST, Version
+from cifar_lit.registry.version import MANIFEST, MAX_FILE_BYTES, Version
 
 ROOT_VARIABLE = "CIFAR_LIT_REGISTRY"
 DEFAULT_ROOT = "checkpoints"
 LATEST = "latest"
 
 _CHAMPION = "champion"
+_MAX_POINTER_BYTES = 1024
 _LOCK = ".lock"
 _STAGING = ".staging-"
 _ID = re.compile(r"v(\d{4,})")
@@ -89,7 +90,7 @@ class Registry:
                 f"{LATEST!r}."
             )
         try:
-            data = (path / MANIFEST).read_bytes()
+            data = read_file(path / MANIFEST, MAX_FILE_BYTES)
         except OSError as error:
             raise VersionDamagedError(
                 f"{path / MANIFEST} can't be read ({error.strerror}). Restore it from a copy, or remove the folder."
@@ -112,7 +113,7 @@ class Registry:
     def pointer(self) -> str:
         """The id that the champion's file names, whether or not it can be served; empty if there is none."""
         try:
-            return (self.root / _CHAMPION).read_text().strip()
+            return read_file(self.root / _CHAMPION, _MAX_POINTER_BYTES).decode().strip()
         except (OSError, UnicodeDecodeError):
             return ""
 

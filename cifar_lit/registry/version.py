@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_lit.errors import VersionDamagedError
+from cifar_lit.files import read_file
 from cifar_lit.registry.manifest import Manifest
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+MAX_FILE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class Version:
         """
         advice = "Restore it from a copy, or use another version."
         try:
-            data = (self.path / name).read_bytes()
+            data = read_file(self.path / name, MAX_FILE_BYTES)
         except OSError as error:
             raise VersionDamagedError(f"{self.path / name} can't be read ({error.strerror}). {advice}") from error
         if hashlib.sha256(data).hexdigest() != self.manifest.files.get(name):

@@ -3,8 +3,11 @@
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.models.networks import Network
@@ -70,6 +73,31 @@ class Predictor:
             ImageError: it can't be decoded.
         """
         return self.predict(to_network_size(decode(data)).unsqueeze(0))[0]
+
+    def heat_map(self, image: npt.NDArray[np.uint8], class_name: str) -> npt.NDArray[np.float32]:
+        """Where the network saw a class: Grad-CAM (Selvaraju et al., 2017) at its last convolution.
+
+        Args:
+            image: uint8 (32, 32, 3), RGB.
+            class_name: one of the network's.
+
+        Returns:
+            float32 (32, 32), 0..1; all 0 if nothing spoke for the class.
+        """
+        last = [module for module in self.network.modules() if isinstance(module, nn.Conv2d)][-1]
+        seen: list[Tensor] = []
+        hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        try:
+            with torch.enable_grad():
+                images = torch.tensor(image, device=self._device).permute(2, 0, 1).unsqueeze(0)
+                logit = self.network(images)[0, self.class_names.index(class_name)]
+                (slopes,) = torch.autograd.grad(logit, seen)
+        finally:
+            hook.remove()
+        channels = slopes.mean(dim=(2, 3), keepdim=True)
+        heat = (channels * seen[0].detach()).sum(dim=1, keepdim=True).relu()
+        heat = F.interpolate(heat, image.shape[:2], mode="bilinear")[0, 0]
+        return (heat / heat.max().clamp(min=1e-12)).cpu().numpy()
 
     def _prediction(self, probs: list[float]) -> Prediction:
         best = max(range(len(probs)), key=probs.__getitem__)

@@ -1,0 +1,65 @@
+"""What the one server process counts, for Prometheus."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from cifar_lit.serving.champion import Refusal, Serving
+from cifar_lit.serving.service import Answer
+
+_SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SIZES = (1, 2, 4, 8, 16, 32, 64)
+
+
+class Metrics:
+    """Counters and histograms of one server, in a registry of their own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "cifar_lit_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+        )
+        self.request_seconds = Histogram(
+            "cifar_lit_request_seconds",
+            "From the request's head to the answer's end.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        stages = Histogram(
+            "cifar_lit_stage_seconds",
+            "What a picture's answer took: decode (waiting for a worker included), queue, model (its whole batch).",
+            ["stage"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._decode, self._queue, self._model = (stages.labels(stage) for stage in ("decode", "queue", "model"))
+        self._batch = Histogram(
+            "cifar_lit_batch_size", "Pictures in the batch of an answer.", buckets=_SIZES, registry=self.registry
+        )
+        self._answers = Counter(
+            "cifar_lit_answers", "Pictures answered.", ["version", "prediction"], registry=self.registry
+        )
+        self._version = Gauge(
+            "cifar_lit_version", "1 for the version that is served.", ["version"], registry=self.registry
+        )
+        self._changes = Counter("cifar_lit_champion_changes", "Champions taken up.", registry=self.registry)
+        self._refusals = Counter("cifar_lit_champion_refusals", "Champions refused.", registry=self.registry)
+        self.pending = Gauge("cifar_lit_pending", "Pictures on their way.", registry=self.registry)
+
+    def on_answer(self, answer: Answer) -> None:
+        self._decode.observe(answer.decode_s)
+        self._queue.observe(answer.queue_s)
+        self._model.observe(answer.model_s)
+        self._batch.observe(answer.batch_size)
+        self._answers.labels(answer.prediction.version, answer.prediction.prediction).inc()
+
+    def on_change(self, serving: Serving) -> None:
+        self._version.clear()
+        self._version.labels(serving.predictor.version).set(1)
+        self._changes.inc()
+
+    def on_refusal(self, refusal: Refusal) -> None:
+        self._refusals.inc()
+
+    def render(self) -> bytes:
+        """All of them in Prometheus's text format."""
+        return generate_latest(self.registry)
