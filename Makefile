@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN := .venv/.ready-run
 DEV := .venv/.ready-dev
 
-.PHONY: setup demo train test test-slow lint check format lock clean
+.PHONY: setup demo train test test-slow loadtest lint check format lock clean
 
 setup: $(RUN)
 
@@ -28,10 +28,13 @@ train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 	$(BIN)/cifar-lit fit --config configs/default.yaml --data.download true $(if $(DATA),--data.root $(DATA))
 
 test: $(DEV)
-	$(BIN)/pytest -m "not slow"
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope  # a file after the other in each of two processes
 
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
+
+loadtest: $(DEV)  ## 20 users for 30 s against a server of its own; fails on any wrong answer or a slow p95
+	$(BIN)/python benchmarks/loadtest.py
 
 lint: $(DEV)
 	$(BIN)/ruff format --check .

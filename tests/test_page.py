@@ -1,37 +1,87 @@
 """The page as a client of its protocol sees it."""
 
-import socket
-from collections.abc import Iterator
+import asyncio
+import base64
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import gradio as gr
 import httpx
+import numpy as np
+import PIL.Image
 import pytest
+import torch
+from gradio.data_classes import FileData
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from servers import serving
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.errors import SettingError
-from cifar_lit.models.networks import ThreeBlockCNN
-from cifar_lit.serving.page import build_page, launch
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
+from cifar_lit.errors import ImageError
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import Version
+from cifar_lit.serving.page import answer as shown
+from cifar_lit.serving.page.classify import _Turn, build_classify
+from cifar_lit.serving.page.examples import load_examples
+from cifar_lit.serving.predictor import Prediction, Predictor
+from cifar_lit.serving.service import Answer, Limits
+from cifar_lit.serving.uploads import MAX_FILES
 
-CAT = Path(__file__).parent.parent / "docs" / "cat.jpg"
+ROOT = Path(__file__).parent.parent
+CAT = ROOT / "docs" / "cat.jpg"
+NO_PICTURE = b"GIF89a not one of ours"
+
+
+@pytest.fixture(scope="module")
+def uploads(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        folder = tmp_path_factory.mktemp("uploads")
+        patch.setenv("GRADIO_TEMP_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def url(uploads: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("page") / "checkpoints"
+    shutil.copytree(ROOT / "checkpoints", folder)
+    with serving(folder) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def client(url: str) -> Client:
+    return Client(url, verbose=False)
 
 
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(ThreeBlockCNN(width=4, hidden=8).eval(), list(CLASS_NAMES), "v0042")
+    return Predictor.from_version(Registry(ROOT / "checkpoints").resolve("latest"))
 
 
-@pytest.fixture(scope="module")
-def client(predictor: Predictor) -> Iterator[Client]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    page = build_page(predictor)
-    launch(page, host="127.0.0.1", port=port, block=False)
-    yield Client(f"http://127.0.0.1:{port}/", verbose=False)
-    page.close()
+def run_event(url: str, name: str, data: list[Any], **more: Any) -> list[Any]:
+    """What the page is told when it runs its own event `name`."""
+    config = httpx.get(f"{url}/config").json()
+    number = next(each["id"] for each in config["dependencies"] if each["api_name"] == name)
+    request = {"data": data, "fn_index": number, "session_hash": f"{name}{time.monotonic_ns()}", **more}
+    answer = httpx.post(f"{url}/gradio_api/run/predict", json=request, timeout=30)
+    assert answer.status_code == 200, answer.text
+    found: list[Any] = answer.json()["data"]
+    return found
+
+
+def uploaded(url: str, name: str, content: bytes) -> dict[str, Any]:
+    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("upload.png", content)})
+    return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+
+
+def pictures(html: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
+    return [decode(base64.b64decode(each)).numpy() for each in found]
 
 
 def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predictor: Predictor):
@@ -42,34 +92,265 @@ def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predic
     assert sum(probs.values()) == pytest.approx(1, abs=1e-6)
     assert probs == pytest.approx(expected.probabilities, abs=1e-6)
     assert label["label"] == expected.prediction
-    assert "v0042" in sentence
+    assert expected.version in sentence
 
 
-@pytest.mark.parametrize("content", [b"GIF89a not one of ours", b"", CAT.read_bytes()[:5000]])
+@pytest.mark.parametrize("content", [NO_PICTURE, b"", CAT.read_bytes()[:5000]])
 def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_path: Path):
     (tmp_path / "picture.jpg").write_bytes(content)
     with pytest.raises(AppError, match="This can't be classified: .*(PNG|JPEG)"):
         client.predict(handle_file(tmp_path / "picture.jpg"), api_name="/predict")
 
 
+def test_a_file_over_the_limit_gets_a_sentence(client: Client, tmp_path: Path):
+    (tmp_path / "large.jpg").write_bytes(CAT.read_bytes() + bytes(MAX_BYTES))
+    with pytest.raises(AppError, match="at most 5,242,880 are accepted"):
+        client.predict(handle_file(tmp_path / "large.jpg"), api_name="/predict")
+
+
+def test_several_pictures_are_answered_in_their_order_and_a_bad_one_fails_alone(
+    client: Client, predictor: Predictor, tmp_path: Path
+):
+    (tmp_path / "bad.png").write_bytes(NO_PICTURE)
+    files = [handle_file(CAT), handle_file(tmp_path / "bad.png"), handle_file(CAT)]
+    first, bad, last = client.predict(files, api_name="/predict_many")
+    expected = predictor.predict_bytes(CAT.read_bytes())
+    for answer in (first, last):
+        assert answer["filename"] == "cat.jpg"
+        assert (answer["prediction"], answer["version"]) == (expected.prediction, expected.version)
+        assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
+    assert bad["filename"] == "bad.png"
+    assert "not a PNG, JPEG or WebP" in bad["error"]
+
+
+def test_too_many_pictures_get_a_sentence(url: str):
+    event = call(url, "predict_many", [uploaded(url, "cat.jpg", CAT.read_bytes())] * (MAX_FILES + 1))
+    assert f"These are {MAX_FILES + 1} pictures, at most {MAX_FILES} go at once" in event
+
+
+def test_endpoints_are_named_and_described_and_the_page_keeps_its_own_to_itself(client: Client):
+    offered = client.view_api(return_format="dict", print_info=False)
+    assert offered["unnamed_endpoints"] == {}
+    assert {"/predict", "/predict_many"} <= set(offered["named_endpoints"])
+    assert not {"/show", "/show_many", "/_chosen", "/follow"} & set(offered["named_endpoints"])
+    for endpoint in offered["named_endpoints"].values():
+        assert len(endpoint["description"]) > 20
+
+
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
-def test_a_file_of_the_server_is_not_read_on_request(meta: dict[str, object], client: Client):
-    answers = [
-        httpx.post(f"{client.src}gradio_api/call/predict", json={"data": [{"path": str(path), **meta}]})
-        for path in (CAT, "/etc/hostname", "docs/cat.jpg")
-    ]
-    for answer in answers:
-        event = httpx.get(f"{client.src}gradio_api/call/predict/{answer.json()['event_id']}").text
-        assert event.startswith("event: error")
-        assert "confidences" not in event
+@pytest.mark.parametrize("endpoint", ["predict", "predict_many", "follow"])
+def test_a_file_of_the_server_is_not_read_on_request(endpoint: str, meta: dict[str, object], url: str, uploads: Path):
+    for path in (str(CAT), "/etc/hostname", "docs/cat.jpg"):
+        data = {"path": path, **meta}
+        event = call(url, endpoint, [data] if endpoint == "predict_many" else data)
+        assert "confidence" not in event
+        assert not list(uploads.rglob("hostname"))
+        if endpoint != "follow":
+            assert event.startswith("event: error")
 
 
-def test_a_taken_port_is_said_in_words(client: Client, predictor: Predictor):
-    port = int(client.src.rstrip("/").rsplit(":", 1)[1])
-    with pytest.raises(SettingError, match=f"127.0.0.1:{port} can't be listened on. Name another --port"):
-        launch(build_page(predictor), host="127.0.0.1", port=port, block=False)
+@pytest.mark.parametrize("endpoint", ["predict", "predict_many", "follow"])
+def test_an_address_is_not_fetched(endpoint: str, url: str, monkeypatch: pytest.MonkeyPatch):
+    fetched: list[Any] = []
+    for name in ("async_ssrf_protected_download", "async_ssrf_protected_get", "ssrf_protected_download"):
+        monkeypatch.setattr(f"gradio.processing_utils.{name}", lambda *arguments, **options: fetched.append(arguments))
+    address = "http://192.0.2.1/cat.jpg"
+    for data in ({"path": address}, {"path": address, "url": address}, {"path": "", "url": address}):
+        whole = {**data, "meta": {"_type": "gradio.FileData"}}
+        event = call(url, endpoint, [whole] if endpoint == "predict_many" else whole)
+        assert "confidence" not in event
+    assert fetched == []
 
 
-def test_the_page_loads_nothing_from_elsewhere(client: Client):
-    page = httpx.get(client.src).text
+def test_an_upload_is_handed_out_as_a_file_and_never_as_a_page(url: str):
+    for name, content in (("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), ("a.html", b"<p>a page</p>")):
+        (path,) = httpx.post(f"{url}/gradio_api/upload", files={"files": (name, content)}).json()
+        call(url, "predict", {"path": path, "meta": {"_type": "gradio.FileData"}})
+        headers = httpx.get(f"{url}/gradio_api/file={path}").headers
+        assert headers["content-disposition"].startswith("attachment")
+
+
+def call(url: str, endpoint: str, data: Any) -> str:
+    answer = httpx.post(f"{url}/gradio_api/call/{endpoint}", json={"data": [data]})
+    return httpx.get(f"{url}/gradio_api/call/{endpoint}/{answer.json()['event_id']}").text
+
+
+def test_an_upload_is_not_opened_in_the_server(url: str, client: Client, monkeypatch: pytest.MonkeyPatch):
+    opened: list[Any] = []
+    monkeypatch.setattr(PIL.Image, "open", lambda *arguments, **options: opened.append(arguments))
+    client.predict(handle_file(CAT), api_name="/predict")
+    client.predict([handle_file(CAT)], api_name="/predict_many")
+    run_event(url, "show", [uploaded(url, "cat.jpg", CAT.read_bytes()), None])
+    assert opened == []
+
+
+def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor: Predictor):
+    data = CAT.read_bytes()
+    verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", data), None])
+    expected = predictor.predict_bytes(data)
+    assert f"<strong>{expected.prediction}</strong>" in verdict
+    for name, probability in expected.probabilities.items():
+        assert re.search(f">{name}</th>.*>{100 * probability:.1f} %</td>", verdict)
+    saw, looked = pictures(details)
+    pixels = to_network_size(decode(data)).numpy()
+    assert np.array_equal(saw, pixels)
+    assert np.array_equal(looked, shown.spotlight(pixels, predictor.heat_map(pixels, expected.prediction)))
+    assert expected.version in details
+
+
+def test_the_page_says_what_is_wrong_with_a_picture(url: str):
+    verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", NO_PICTURE), None])
+    assert "This can&#x27;t be classified: the content is not a PNG, JPEG or WebP image" in verdict
+    assert details == ""
+
+
+def test_the_name_of_a_file_is_text_to_the_page(url: str):
+    name = "<img src=x onerror=alert(1)>.png"
+    (table,) = run_event(url, "show_many", [[uploaded(url, name, CAT.read_bytes())], None])
+    assert "&lt;img src=x onerror=alert(1)&gt;.png" in table
+    assert name not in table
+
+
+def test_an_example_that_is_chosen_becomes_the_picture(url: str):
+    for example in load_examples():
+        (picture,) = run_event(url, "_chosen", [], event_data={"name": example.name})
+        content = httpx.get(f"{url}/gradio_api/file={picture['path']}").content
+        assert torch.equal(decode(content), torch.from_numpy(example.pixels))
+    assert run_event(url, "_chosen", [], event_data={"name": "../cat"}) == [None]
+
+
+def test_the_page_loads_nothing_from_elsewhere(url: str):
+    page = httpx.get(url).text
+    assert re.findall(r"<(?:link|script|img)[^>]+(?:https?:)?//[^>]*", page) == []
     assert "fonts.googleapis.com" not in page
+    assert "@import" not in httpx.get(f"{url}/theme.css").text
+
+
+def test_the_page_follows_the_champion_and_says_why_one_is_refused(
+    registry: Registry, publish: Callable[..., Version], tmp_path: Path
+):
+    registry.root.mkdir()
+    with serving(registry.root, poll_s=0.02, limits=Limits(max_pending=1)) as url:
+        assert "no version can be served yet" in status(url)
+        client = Client(url, verbose=False)
+        with pytest.raises(AppError, match="no version can be served yet"):
+            client.predict(handle_file(CAT), api_name="/predict")
+
+        publish(0, promote=True)
+        assert "v0001</strong> answers, right on 12.5 % of its test pictures" in status(url, until="answers")
+        answers = client.predict([handle_file(CAT)] * 4, api_name="/predict_many")
+        assert answers[0]["version"] == "v0001"
+        assert any("at most 1 are. Send it again a little later." in answer.get("error", "") for answer in answers)
+
+        publish(1)
+        registry.root.joinpath("champion").write_text("v0002\n")
+        refused = status(url, until="refused")
+        assert "v0002 was made champion, but is refused: " in refused
+        assert "is candidate, expected promoted" in refused
+        assert "v0001 goes on answering" in refused
+
+        registry.promote("v0002", "it is better")
+        assert "refused" not in status(url, until="v0002</strong> answers")
+
+
+def status(url: str, until: str = "") -> str:
+    """The status line, once it says what it is expected to."""
+    config = httpx.get(f"{url}/config").json()
+    number = next(each["id"] for each in config["dependencies"] if each["api_name"] == "follow")
+    for _ in range(200):
+        request = {"data": [""], "fn_index": number, "session_hash": "status"}
+        (line,) = httpx.post(f"{url}/gradio_api/run/predict", json=request).json()["data"]
+        if until in line:
+            return str(line)
+        time.sleep(0.02)
+    raise AssertionError(line)
+
+
+class SlowService:
+    """Answers a picture when it is told to, by its first byte."""
+
+    def __init__(self) -> None:
+        self.asked: list[bytes] = []
+        self.told: dict[bytes, asyncio.Event] = {}
+
+    async def explain(self, data: bytes) -> tuple[Answer, Any]:
+        self.asked.append(data)
+        await self.told.setdefault(data, asyncio.Event()).wait()
+        if data == b"bad":
+            raise ImageError("bad")
+        probs = dict.fromkeys(CLASS_NAMES, 0.0) | {data.decode(): 1.0}
+        prediction = Prediction(data.decode(), 1.0, probs, "v0001")
+        return Answer(prediction, np.zeros((32, 32, 3), np.uint8), 0, 0, 0, 1), np.zeros((32, 32), np.float32)
+
+    def answer(self, data: bytes) -> None:
+        self.told.setdefault(data, asyncio.Event()).set()
+
+
+@pytest.mark.parametrize("first", [b"cat", b"bad"])
+def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
+    first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    service = SlowService()
+    with gr.Blocks() as page:
+        build_classify(service, list(CLASS_NAMES))  # type: ignore[arg-type]
+    show = next(each.fn for each in page.fns.values() if each.name == "show")
+
+    async def choose(data: bytes | None, turn: _Turn) -> Any:
+        upload = None
+        if data is not None:
+            tmp_path.joinpath(data.decode()).write_bytes(data)
+            upload = FileData(path=str(tmp_path / data.decode()))
+        return await show(upload, turn)
+
+    async def scenario() -> None:
+        turn = _Turn()
+        slow = asyncio.create_task(choose(first, turn))
+        while first not in service.asked:
+            await asyncio.sleep(0.001)
+        service.answer(b"dog")
+        assert "dog" in (await choose(b"dog", turn))[0]
+        service.answer(first)
+        assert await slow == (gr.skip(), gr.skip())
+
+        late = asyncio.create_task(choose(b"ship", turn))
+        while b"ship" not in service.asked:
+            await asyncio.sleep(0.001)
+        assert await choose(None, turn) == (shown.hint(), "")
+        service.answer(b"ship")
+        assert await late == (gr.skip(), gr.skip())
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("confidence", "words"),
+    [
+        (0.97, "hardly any doubt. It can still be wrong"),
+        (0.7, "leans towards this; dog (22.0 %) comes next"),
+        (0.5, "not sure: dog (42.0 %) is possible too"),
+        (0.2, "does not know: it hesitates as if between 10 classes. Perhaps the picture shows none of the ten"),
+    ],
+)
+def test_doubt_is_said_in_words(confidence: float, words: str):
+    rest = {name: 0.01 for name in CLASS_NAMES}
+    probs = rest | {"cat": confidence, "dog": 1 - confidence - 0.08}
+    if confidence == 0.2:
+        probs = {name: 0.8 / 9 for name in CLASS_NAMES} | {"cat": 0.2}
+    assert words in shown.remark(Prediction("cat", confidence, probs, "v0001"))
+
+
+def test_effective_classes_run_from_one_to_all():
+    certain = Prediction("cat", 1.0, dict.fromkeys(CLASS_NAMES, 0.0) | {"cat": 1.0}, "v0001")
+    none = Prediction("cat", 0.1, dict.fromkeys(CLASS_NAMES, 0.1), "v0001")
+    assert shown.effective_classes(certain) == 1
+    assert shown.effective_classes(none) == pytest.approx(10)
+    assert shown.percent(1.0) == "99.9 %"
+
+
+def test_the_spotlight_leaves_colour_to_what_is_hot_alone():
+    pixels = np.full((2, 1, 3), (200, 40, 40), np.uint8)
+    cold, hot = shown.spotlight(pixels, np.array([[0.0], [1.0]], np.float32))[:, 0].astype(int)
+    assert cold.max() == cold.min()
+    assert hot.max() - hot.min() > 50
+    assert hot.mean() > cold.mean()

@@ -12,9 +12,9 @@ from cifar_lit.commands.data_options import add_data, find_test_set
 from cifar_lit.commands.options import add_registry, registry_of
 from cifar_lit.data import synthetic
 from cifar_lit.errors import DataError
+from cifar_lit.files import replace_synced
 from cifar_lit.interop import onnx_model, weights_npz
 from cifar_lit.interop.model import Model, load_model
-from cifar_lit.files import replace_synced
 from cifar_lit.registry.weights import describe
 
 _NUM_COMPARED = 1_000

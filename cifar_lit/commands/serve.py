@@ -1,23 +1,93 @@
-"""`cifar-lit serve`: the page, from the champion."""
+"""`cifar-lit serve`: REST and the page, from the champion."""
 
 import argparse
+import logging
+import os
+import shlex
+from pathlib import Path
 
 from cifar_lit.commands.options import add_registry, registry_of
-from cifar_lit.errors import CifarLitError
-from cifar_lit.registry.registry import LATEST
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.errors import CifarLitError, SettingError
+
+_KEYS_VARIABLE = "CIFAR_LIT_API_KEYS"
+_PASSWORD_VARIABLE = "CIFAR_LIT_PASSWORD"
+_ANY_HOST = "*"
 
 
 def run(args: list[str]) -> int:
-    parser = argparse.ArgumentParser(prog="cifar-lit serve", description="Serve the page from the champion.")
+    parser = argparse.ArgumentParser(
+        prog="cifar-lit serve",
+        description="Serve the page and REST from the champion, and follow it without a restart.",
+        epilog=f"If the environment's {_KEYS_VARIABLE} holds keys (with commas between), REST asks for one of them in "
+        f"X-API-Key. Whoever knows the password in {_PASSWORD_VARIABLE} may teach the network on the page and choose "
+        "which version is served; without one nobody may.",
+    )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: %(default)s)")
+    parser.add_argument(
+        "--allowed-hosts",
+        nargs="+",
+        metavar="NAME",
+        help=f"names that visitors may call the server by, {_ANY_HOST!r} for any; default: this machine's own if it "
+        "listens to itself alone, else any",
+    )
+    parser.add_argument("--requests-per-minute", type=int, metavar="N", help="that one client may send to REST")
+    parser.add_argument("--no-page", action="store_true", help="serve REST alone")
+    parser.add_argument(
+        "--teach", type=Path, metavar="DIR", help="let visitors who sign in teach the network; DIR keeps what they do"
+    )
+    parser.add_argument(
+        "--data.root", dest="data_root", metavar="DIR", help="folder of CIFAR-10, to go over while learning the new"
+    )
+    parser.add_argument(
+        "--finetune",
+        default="",
+        metavar="OPTIONS",
+        help="how it learns: options of `cifar-lit finetune` in one string, as "
+        "--finetune='--trainer.max_epochs 3 --gate.max_drop 0.3'",
+    )
+    parser.add_argument("--access-log", action="store_true", help="a line a request on stderr")
     add_registry(parser)
     namespace = parser.parse_args(args[1:])
+    if namespace.teach is not None and namespace.no_page:
+        parser.error("--teach is of no use with --no-page: the network is taught on the page")
     try:
-        from cifar_lit.serving.page import build_page, launch
+        from cifar_lit.serving.app import Options, create_app
+        from cifar_lit.serving.gatekeeper import LOOPBACK
+        from cifar_lit.serving.server import run as serve
     except ModuleNotFoundError as error:
-        raise CifarLitError(f"the page needs {error.name}, an extra: pip install 'cifar-lit[serve]'.") from error
-    predictor = Predictor.from_version(registry_of(namespace).resolve(LATEST))
-    launch(build_page(predictor), host=namespace.host, port=namespace.port)
+        raise CifarLitError(f"the server needs {error.name}, an extra: pip install 'cifar-lit[serve]'.") from error
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logging.getLogger("cifar_lit").setLevel(logging.INFO)
+    logging.getLogger("cifar_lit.access").setLevel(logging.INFO if namespace.access_log else logging.WARNING)
+    local = namespace.host in ("127.0.0.1", "localhost", "::1")
+    hosts = namespace.allowed_hosts or ([] if local else [_ANY_HOST])
+    keys = os.environ.get(_KEYS_VARIABLE, "").split(",")
+    app = create_app(
+        Options(
+            registry=registry_of(namespace).root,
+            hosts=None if _ANY_HOST in hosts else [*hosts, *LOOPBACK],
+            api_keys=frozenset(key.strip() for key in keys if key.strip()),
+            requests_per_minute=namespace.requests_per_minute,
+            page=not namespace.no_page,
+            # Taken out, so that no process that this one begins knows it.
+            password=os.environ.pop(_PASSWORD_VARIABLE, None),
+            teach=namespace.teach,
+            finetune=_finetune_options(namespace),
+        )
+    )
+    serve(app, namespace.host, namespace.port)
     return 0
+
+
+def _finetune_options(namespace: argparse.Namespace) -> tuple[str, ...]:
+    """Those of the page's fine-tunings.
+
+    Raises:
+        SettingError: a quotation mark is not closed.
+    """
+    try:
+        given = shlex.split(namespace.finetune)
+    except ValueError as error:
+        raise SettingError(f"--finetune can't be read as a command line: {error}.") from error
+    return (*(("--data.root", namespace.data_root) if namespace.data_root else ()), *given)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.models.networks import Network
 from cifar_lit.files import replace_synced
+from cifar_lit.models.networks import Network
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")

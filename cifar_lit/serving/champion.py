@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,7 +76,7 @@ class Champion:
         self,
         registry: Registry,
         *,
-        warm: tuple[int, ...] = (1,),
+        warm: Sequence[int] = (1,),
         poll_s: float = 0.5,
         on_change: Callable[[Serving], None] = lambda serving: None,
         on_refusal: Callable[[Refusal], None] = lambda refusal: None,

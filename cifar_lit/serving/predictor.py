@@ -1,6 +1,6 @@
 """From images to answers, by one version. Knows nothing of HTTP, of batching or of Lightning."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Prediction:
     version: str
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return dict(vars(self))
 
 
 class Predictor:

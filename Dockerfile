@@ -1,0 +1,24 @@
+# The server, with the shipped version: docker build -t cifar-lit . && docker run -p 7860:7860 cifar-lit
+# To keep versions outside: docker run -p 7860:7860 -v "$PWD/checkpoints:/registry" -e CIFAR_LIT_REGISTRY=/registry cifar-lit
+
+FROM python:3.11-slim AS build
+WORKDIR /app
+COPY requirements/run.lock requirements/run.lock
+RUN python -m venv /venv && /venv/bin/pip install --no-cache-dir --no-deps --require-hashes -r requirements/run.lock
+COPY pyproject.toml README.md ./
+COPY cifar_lit cifar_lit
+RUN /venv/bin/pip install --no-cache-dir --no-deps --no-build-isolation .
+
+FROM python:3.11-slim
+RUN useradd --create-home --uid 10001 visitor
+COPY --from=build /venv /venv
+WORKDIR /app
+COPY --chown=visitor configs configs
+COPY --chown=visitor checkpoints checkpoints
+USER visitor
+ENV PATH=/venv/bin:$PATH PYTHONUNBUFFERED=1
+EXPOSE 7860
+HEALTHCHECK --interval=10s --timeout=3s --start-period=60s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/ready', timeout=2)"]
+# Any host name: who runs it behind a proxy names its own with --allowed-hosts.
+CMD ["cifar-lit", "serve", "--host", "0.0.0.0", "--port", "7860"]

@@ -1,0 +1,190 @@
+"""The application: REST, the Open Inference Protocol and the page, around one service."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from dataclasses import dataclass, field
+from importlib.metadata import version as version_of
+from pathlib import Path
+
+from fastapi import FastAPI, Request
+from fastapi.routing import APIRoute
+from fastapi_offline import FastAPIOffline
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cifar_lit.errors import CifarLitError
+from cifar_lit.registry.registry import Registry
+from cifar_lit.serving.champion import Champion
+from cifar_lit.serving.decoder import Decoder
+from cifar_lit.serving.gatekeeper import Gatekeeper
+from cifar_lit.serving.inference_routes import PREFIX, add_inference
+from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
+from cifar_lit.serving.metrics import Metrics
+from cifar_lit.serving.quota import Quota
+from cifar_lit.serving.replies import RequestError, error_reply
+from cifar_lit.serving.rest import Admission, add_rest, max_body
+from cifar_lit.serving.service import Limits, Service
+from cifar_lit.serving.teaching import Teacher
+
+MAX_UPLOAD_BYTES = 201 * 1024 * 1024
+"""Of a form that the page sends: an increment of 200 MiB."""
+
+_SWEEP_S = 600.0
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Options:
+    """How the application is set up.
+
+    Attributes:
+        registry: folder of the versions; None for the default.
+        hosts: names that it answers to; None for any.
+        api_keys: REST asks for one of them, if there are any.
+        requests_per_minute: that one client may send to REST; None for any number.
+        limits: how much is taken on.
+        decode_workers: processes that decode pictures.
+        page: whether the Gradio page is part of it.
+        password: of those who may teach and choose what is served; None for nobody.
+        teach: folder of corrections and fine-tunings, made when it is needed; None for a page without teaching.
+        finetune: options of `cifar-lit finetune` for the page's fine-tunings, as on its command line.
+        poll_s: how often the registry is looked at for a new champion.
+    """
+
+    registry: Path | None = None
+    hosts: Collection[str] | None = None
+    api_keys: frozenset[str] = frozenset()
+    requests_per_minute: int | None = None
+    limits: Limits = field(default_factory=Limits)
+    decode_workers: int = 2
+    page: bool = True
+    password: str | None = field(default=None, repr=False)
+    teach: Path | None = None
+    finetune: tuple[str, ...] = ()
+    poll_s: float = 0.5
+
+
+def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
+    """Builds the application; its service starts and ends with it, and is found under `app.state.service`."""
+    metrics = Metrics()
+    champion = Champion(
+        Registry(options.registry),
+        warm=range(1, options.limits.max_batch_size + 1),  # each size has its own kernels, made at first use
+        poll_s=options.poll_s,
+        on_change=metrics.on_change,
+        on_refusal=metrics.on_refusal,
+    )
+    decoder = Decoder(workers=options.decode_workers)
+    service = Service(champion, decoder, options.limits, metrics.on_answer)
+    login = Login(options.password)
+    teacher = None
+    if options.page and options.teach is not None:
+        teacher = Teacher(champion.registry.root, options.teach, options=options.finetune)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        try:
+            async with _tidied(teacher) if teacher is not None else contextlib.nullcontext():
+                await service.start()
+                yield
+        finally:
+            await service.close()
+
+    app: FastAPI = FastAPIOffline(
+        title="cifar_lit",
+        version=version_of("cifar-lit"),
+        summary="Classifies pictures as one of the ten classes of CIFAR-10.",
+        lifespan=lifespan,
+    )
+    app.state.service = service
+    admission = Admission(options.api_keys, Quota(options.requests_per_minute))
+    add_rest(app, service, metrics, admission)
+    add_inference(app, service, admission)
+    if options.page:
+        add_login(app, login)
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, Route):
+            methods.setdefault(route.path, set()).update(route.methods or ())
+    for path, allowed in methods.items():
+        app.router.routes.append(Route(path, _MethodNotAllowed(allowed), include_in_schema=False))
+    app.add_exception_handler(CifarLitError, _on_error)
+
+    (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
+    app.add_middleware(_Shortcut, route=predict)
+    app.add_middleware(Gatekeeper, metrics=metrics, hosts=options.hosts, max_body=_max_body)
+    if options.page:
+        from cifar_lit.serving.page.page import mount_page
+
+        mount_page(app, service, teacher, login)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _tidied(teacher: Teacher) -> AsyncIterator[None]:
+    """Tidies up behind visitors now and then, and ends the teacher at the end."""
+
+    async def sweep() -> None:
+        while True:
+            try:
+                await asyncio.to_thread(teacher.sweep)
+            except CifarLitError as error:  # those who only have pictures classified are served all the same
+                _log.warning("what visitors left can't be removed: %s", error)
+            await asyncio.sleep(_SWEEP_S)
+
+    sweeping = asyncio.create_task(sweep())
+    try:
+        yield
+    finally:
+        sweeping.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await sweeping
+        await teacher.close()
+
+
+def _max_body(path: str, content_type: str) -> int:
+    if path in ("/login", "/logout"):
+        return MAX_FORM_BYTES
+    return MAX_UPLOAD_BYTES if path == "/gradio_api/upload" else max_body(path, content_type)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    return error_reply(error, field="error" if request.url.path.startswith(f"{PREFIX}/") else "detail")
+
+
+class _Shortcut:
+    """Has one route's endpoint answer without the framework's layers, which take as long as a small picture does."""
+
+    def __init__(self, app: ASGIApp, route: APIRoute) -> None:
+        self._app = app
+        self._route = route
+        self._endpoint: Callable[[Request], Awaitable[Response]] = route.endpoint
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != self._route.path or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        scope["route"] = self._route
+        request = Request(scope, receive)
+        try:
+            response = await self._endpoint(request)
+        except CifarLitError as error:
+            response = await _on_error(request, error)
+        await response(scope, receive, send)
+
+
+class _MethodNotAllowed:
+    """Stands behind a route, so that another method does not get through to the page."""
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = ", ".join(sorted(allowed))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        text = f"{scope['method']} is not for this path, {self._allowed} is. /docs lists what there is."
+        response = error_reply(RequestError(405, text))
+        response.headers["Allow"] = self._allowed
+        await response(scope, receive, send)

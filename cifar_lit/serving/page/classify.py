@@ -1,0 +1,176 @@
+"""The tab where a visitor has pictures classified."""
+
+import asyncio
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import gradio as gr
+import numpy as np
+import numpy.typing as npt
+
+from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.errors import CifarLitError, InputError
+from cifar_lit.serving.page import answer as shown
+from cifar_lit.serving.page.examples import load_examples
+from cifar_lit.serving.page.uploads import read_upload, upload_name
+from cifar_lit.serving.service import Answer, Service
+from cifar_lit.serving.uploads import MAX_FILES
+
+_AT_ONCE = 8
+_THUMBNAIL = 128
+_SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
+_CHOOSES = """element.addEventListener('click', (event) => {
+  const button = event.target.closest('button[data-name]');
+  if (button) trigger('select', {name: button.dataset.name});
+});"""
+
+Pixels = npt.NDArray[np.uint8]
+Outcome = Answer | str
+
+
+@dataclass
+class _Turn:
+    """Which picture a visitor looks at: answers to those before come too late.
+
+    Attributes:
+        number: goes up with each picture, and when it is taken away.
+    """
+
+    number: int = 0
+
+    def next(self) -> int:
+        self.number += 1
+        return self.number
+
+
+def build_classify(service: Service, class_names: list[str]) -> gr.Image:
+    """Adds the tab's components and events to the page that is being built; gives that of the visitor's picture."""
+    turn, turn_of_many = gr.State(_Turn()), gr.State(_Turn())
+    with gr.Row(equal_height=False):
+        with gr.Column(min_width=300):
+            image = gr.Image(
+                label="Your picture",
+                sources=["upload", "clipboard", "webcam"],
+                height=320,
+                format="png",
+                buttons=["fullscreen"],
+                placeholder="Drop a picture here,\nor click to choose one",
+                alt_text="The picture that you chose",
+                elem_id="picture",
+            )
+            examples = gr.HTML(_example_list(), js_on_load=_CHOOSES, elem_id="examples")
+        with gr.Column(min_width=300):
+            verdict = gr.HTML(shown.hint(), js_on_load=_SAYS_CHANGES, elem_id="answer")
+    details = gr.HTML("", elem_id="seen")
+    with gr.Accordion("Several pictures at once", open=False, elem_id="several"):
+        files = gr.File(
+            label=f"Up to {MAX_FILES} pictures",
+            file_count="multiple",
+            file_types=["image"],
+            height=160,
+            elem_id="pictures",
+        )
+        answers = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="answers")
+    # Shapes of what programs are answered; the page itself has HTML.
+    label = gr.Label(label="Probabilities", num_top_classes=len(class_names), visible=False)
+    sentence = gr.Markdown(label="Sentence", visible=False)
+    results = gr.JSON(label="Answers", visible=False)
+
+    async def show(image: Any, turn: _Turn) -> Any:
+        number = turn.next()
+        shown_answer = (shown.hint(), "") if image is None else await _shown_answer(service, image)
+        return shown_answer if number == turn.number else (gr.skip(), gr.skip())
+
+    async def show_many(files: Any, turn: _Turn) -> Any:
+        number = turn.next()
+        try:
+            html = shown.table(await _answers(service, files)) if files else ""
+        except CifarLitError as error:
+            html = shown.problem(str(error))
+        return html if number == turn.number else gr.skip()
+
+    async def predict(image: Any) -> tuple[dict[str, float] | None, str]:
+        """Classifies an image file (PNG, JPEG or WebP, up to 5 MiB); gives the probability of each class and a
+        sentence."""
+        if image is None:
+            return None, ""
+        try:
+            found = (await service.predict(await read_upload(image, MAX_BYTES))).prediction
+        except CifarLitError as error:
+            raise gr.Error(_sorry(error), duration=None, print_exception=False) from error
+        said = f"**{found.prediction}**, with {found.confidence:.1%} confidence. Answered by {found.version}."
+        return found.probabilities, said
+
+    async def predict_many(files: Any) -> list[dict[str, Any]]:
+        """Classifies several image files, up to 64; gives a list in their order. Each item has `filename`, and either
+        `prediction`, `confidence`, `probabilities` and `version`, or `error`: one bad picture does not spoil the
+        others."""
+        try:
+            rows = await _answers(service, files or [])
+        except CifarLitError as error:
+            raise gr.Error(str(error), duration=None, print_exception=False) from error
+        return [{"filename": name, **_as_dict(outcome)} for name, outcome in rows]
+
+    # None of it goes through Gradio's queue, which looks twenty times a second: the service has its own.
+    private: dict[str, Any] = {"queue": False, "trigger_mode": "multiple", "api_visibility": "private"}
+    image.change(show, [image, turn], [verdict, details], **private)
+    files.change(show_many, [files, turn_of_many], answers, **private)
+    examples.select(_chosen, None, image, show_progress="hidden", **private)
+    gr.on([], predict, image, [label, sentence], api_name="predict", queue=False)
+    gr.on([], predict_many, files, results, api_name="predict_many", queue=False)
+    return image
+
+
+async def _shown_answer(service: Service, image: Any) -> tuple[str, str]:
+    """The answer and its details, as HTML."""
+    try:
+        answer, heat = await service.explain(await read_upload(image, MAX_BYTES))
+    except CifarLitError as error:
+        return shown.problem(_sorry(error)), ""
+    return shown.verdict(answer.prediction), shown.details(answer, heat)
+
+
+async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
+    """Of each upload its name, and its answer or what is wrong with it.
+
+    Raises:
+        InputError: there are too many.
+    """
+    chosen = list(uploads)
+    if len(chosen) > MAX_FILES:
+        raise InputError(f"These are {len(chosen)} pictures, at most {MAX_FILES} go at once. Choose fewer.")
+    few = asyncio.Semaphore(_AT_ONCE)
+
+    async def outcome(upload: Any) -> Outcome:
+        async with few:
+            try:
+                return await service.predict(await read_upload(upload, MAX_BYTES))
+            except CifarLitError as error:
+                return _sorry(error)
+
+    outcomes = await asyncio.gather(*(outcome(upload) for upload in chosen))
+    return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
+
+
+def _as_dict(outcome: Outcome) -> dict[str, Any]:
+    return {"error": outcome} if isinstance(outcome, str) else outcome.prediction.as_dict()
+
+
+def _sorry(error: CifarLitError) -> str:
+    return f"This can't be classified: {error}"
+
+
+def _chosen(event: gr.EventData) -> Pixels | None:
+    return next((example.pixels for example in load_examples() if example.name == event.name), None)
+
+
+def _example_list() -> str:
+    items = []
+    for example in load_examples():
+        small = shown.picture(example.thumbnail(_THUMBNAIL), example.alt)
+        items.append(
+            f'<li><button type="button" data-name="{example.name}">{small}<span>{escape(example.title)}</span></button>'
+            "</li>"
+        )
+    return f"<h2>Or try one of these</h2><ul>{''.join(items)}</ul>"

@@ -1,0 +1,83 @@
+"""The Gradio page. It loads nothing from the internet."""
+
+import sys
+
+import gradio as gr
+from fastapi import FastAPI
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.serving.login import Login
+from cifar_lit.serving.page.classify import build_classify
+from cifar_lit.serving.page.guarded import GuardedBlocks
+from cifar_lit.serving.page.model import build_model
+from cifar_lit.serving.page.status import status
+from cifar_lit.serving.page.teach import build_teach
+from cifar_lit.serving.page.theme import CSS, THEME
+from cifar_lit.serving.service import Service
+from cifar_lit.serving.teaching import Teacher
+
+TITLE = "What is in the picture?"
+MAX_FILE_SIZE = 200 * gr.FileSize.MB
+_QUEUE_SIZE = 64
+_STATUS_S = 2.0
+_INTRODUCTION = "A small neural network says which of ten things it shows: {classes}."
+
+
+def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, login: Login | None = None) -> None:
+    """Makes the page what is at `/`; the application's own routes stay before it.
+
+    Args:
+        app: has its own routes already.
+        service: answers pictures.
+        teacher: where visitors teach it; without one there is no tab for it.
+        login: guards what changes something; without one there are no tabs that could.
+    """
+    page = GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600))
+    with page:
+        _build_header(page, service)
+        with gr.Tabs(elem_id="tabs"):
+            with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
+                picture = build_classify(service, list(CLASS_NAMES))
+            if teacher is not None and login is not None:
+                with gr.Tab("Teach", id="teach", elem_id="tab-teach"):
+                    build_teach(service, teacher, login, picture)
+            if login is not None:
+                with gr.Tab("Model", id="model", elem_id="tab-model"):
+                    build_model(service, login)
+    page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=8)
+    # Gradio would make a table of the last 10,000 events after each of them, which takes tens of milliseconds.
+    page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
+    gr.mount_gradio_app(
+        app,
+        page,
+        path="/",
+        theme=THEME,
+        css=CSS,
+        max_file_size=MAX_FILE_SIZE,
+        footer_links=["api"],
+        show_error=False,  # what is no sentence of ours stays in the log
+        ssr_mode=False,
+        run_history=False,
+    )
+    page.is_running = True  # as launch() has it; otherwise an uploaded SVG is shown as a page
+
+
+def _build_header(page: gr.Blocks, service: Service) -> None:
+    *most, last = CLASS_NAMES
+    introduction = _INTRODUCTION.format(classes=f"{', '.join(most)} or {last}")
+    gr.HTML(f"<h1>{TITLE}</h1><p>{introduction}</p>", elem_id="page-header")
+    line = gr.HTML(status(service), js_on_load="element.setAttribute('aria-live', 'polite');", elem_id="status")
+
+    def follow(before: str | None) -> object:
+        now = status(service)
+        return gr.skip() if now == before else now
+
+    gr.on(
+        [page.load, gr.Timer(_STATUS_S).tick],
+        follow,
+        line,
+        line,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )

@@ -1,0 +1,193 @@
+"""What somebody who is signed in can have done on the *Teach* tab. Knows nothing of components and of who may."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from cifar_lit.data import corrections
+from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.errors import CifarLitError, DataError, InputError
+from cifar_lit.serving.page.uploads import read_upload, upload_name, uploaded_path
+from cifar_lit.serving.service import Answer, Service
+from cifar_lit.serving.teaching import Audit, Teacher
+from cifar_lit.serving.tuning import Job
+from cifar_lit.serving.uploads import MAX_FILES
+
+MAX_INCREMENT_BYTES = 200 * 1024 * 1024
+
+_AT_ONCE = 8
+
+Served = Literal["", "soon", "now", "no more", "refused"]
+
+
+@dataclass(frozen=True, eq=False)  # Gradio asks for the hash of a state
+class Increment:
+    """A visitor's increment.
+
+    Attributes:
+        name: as the visitor calls it.
+        path: where the teacher keeps it for an hour.
+        audit: what was found about it.
+    """
+
+    name: str
+    path: Path
+    audit: Audit
+
+    @property
+    def readable(self) -> bool:
+        return self.audit.as_json is not None
+
+
+@dataclass(frozen=True)
+class View:
+    """How learning stands.
+
+    Attributes:
+        job: that runs, or the last one.
+        waiting: corrections.
+        served: whether the version that the job made answers visitors; empty if it was not promoted.
+    """
+
+    job: Job | None
+    waiting: int
+    served: Served
+
+    @property
+    def running(self) -> bool:
+        return self.job is not None and self.job.state == "running"
+
+    @property
+    def changing(self) -> bool:
+        """Whether there will soon be something new to see."""
+        return self.running or self.served == "soon"
+
+
+class Desk:
+    """What the tab's events call, on the server's event loop.
+
+    Args:
+        service: answers pictures.
+        teacher: learns.
+    """
+
+    def __init__(self, service: Service, teacher: Teacher) -> None:
+        self.teacher = teacher
+        self._service = service
+
+    async def look(self, upload: Any) -> Answer:
+        """What the champion says of a picture.
+
+        Raises:
+            ImageError, InputError, OverloadedError, DeadlineError: it can't.
+        """
+        return await self._service.predict(await read_upload(upload, MAX_BYTES))
+
+    async def correct(self, answer: Answer, label: str) -> int:
+        """Adds a correction of an answer; gives how many wait now.
+
+        Raises:
+            DataError: it can't be added.
+        """
+        said = answer.prediction
+        return await asyncio.to_thread(
+            self.teacher.correct, answer.pixels, label, said=said.prediction, version=said.version
+        )
+
+    async def add_all(self, uploads: Iterable[Any], label: str) -> list[tuple[str, Answer | str]]:
+        """Adds pictures of one class.
+
+        Returns:
+            Of each picture its name, and what the champion said of it or, if it was not added, why.
+
+        Raises:
+            InputError: there are too many.
+        """
+        chosen = list(uploads)
+        if len(chosen) > MAX_FILES:
+            raise InputError(f"These are {len(chosen)} pictures, at most {MAX_FILES} go at once. Choose fewer.")
+        few = asyncio.Semaphore(_AT_ONCE)
+
+        async def add(upload: Any) -> Answer | str:
+            async with few:
+                try:
+                    answer = await self.look(upload)
+                    await self.correct(answer, label)
+                except CifarLitError as error:
+                    return str(error)
+                return answer
+
+        outcomes = await asyncio.gather(*(add(upload) for upload in chosen))
+        return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
+
+    async def take(self, upload: Any) -> Increment:
+        """Keeps an increment, and has it audited. The file is not opened here.
+
+        Raises:
+            InputError: it is too large, or no upload.
+            DataError: it can't be kept, or the audit took too long.
+        """
+        path = await asyncio.to_thread(self._keep, upload)
+        try:
+            found = Increment(upload_name(upload), path, await self.teacher.check(path))
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        if not found.readable:
+            path.unlink(missing_ok=True)
+        return found
+
+    def forget(self, increment: Increment | None) -> None:
+        if increment is not None:
+            increment.path.unlink(missing_ok=True)
+
+    async def put_away(self) -> None:
+        """Takes the corrections that wait out of the way, into `dropped/` beside them, where they can be looked at.
+
+        Raises:
+            DataError: a fine-tuning learns from them, or they can't be moved.
+        """
+        job = self.teacher.job
+        if job is not None and job.state == "running":
+            raise DataError("A fine-tuning runs. Wait for it, or stop it.")
+        await asyncio.to_thread(self._put_away)
+
+    def view(self) -> View:
+        """Reads files: to be called from a thread."""
+        job = self.teacher.job
+        return View(job, self.teacher.num_corrections, self._served(job))
+
+    def _served(self, job: Job | None) -> Served:
+        if job is None or job.state != "promoted":
+            return ""
+        champion = self._service.champion
+        try:
+            if champion.serving.predictor.version == job.version:
+                return "now"
+        except CifarLitError:
+            pass  # nothing is served yet
+        if champion.refusal is not None and champion.refusal.version == job.version:
+            return "refused"
+        return "soon" if self.teacher.registry.pointer() == job.version else "no more"
+
+    def _keep(self, upload: Any) -> Path:
+        source = uploaded_path(upload)
+        size = source.stat().st_size
+        if size > MAX_INCREMENT_BYTES:
+            raise InputError(f"it has {size:,} bytes, at most {MAX_INCREMENT_BYTES:,} are taken. Send it in parts.")
+        try:
+            path = self.teacher.new_upload()
+            shutil.copyfile(source, path)
+        except OSError as error:
+            raise DataError(f"it can't be kept: {error.strerror}.") from error
+        return path
+
+    def _put_away(self) -> None:
+        copied = self.teacher.new_upload().with_suffix("")  # the teacher sweeps it, should this crash
+        name = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        corrections.copy(self.teacher.corrections, copied)
+        corrections.settle(self.teacher.corrections, copied, self.teacher.corrections / "dropped" / name)

@@ -1,0 +1,43 @@
+"""What a visitor uploads to the page. It is never opened by a component of the page, only by our own decoder."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+from gradio.utils import get_upload_folder
+
+from cifar_lit.errors import InputError
+
+_MAX_NAME = 120
+
+
+def uploaded_path(upload: Any) -> Path:
+    """Where the server keeps an upload. A request may claim any path: only uploads are read.
+
+    Raises:
+        InputError: it is none, or it is not kept any more.
+    """
+    path = Path(getattr(upload, "path", None) or "").resolve()
+    if not path.is_relative_to(Path(get_upload_folder()).resolve()) or not path.is_file():
+        raise InputError("it is not among the uploads, which are kept for an hour. Choose it again.")
+    return path
+
+
+def upload_name(upload: Any) -> str:
+    """What the visitor calls the file."""
+    name = getattr(upload, "orig_name", None) or Path(getattr(upload, "path", None) or "").name
+    return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
+
+
+async def read_upload(upload: Any, max_bytes: int) -> bytes:
+    """The content of an upload, or its first `max_bytes` + 1 bytes: enough to see that it is too large.
+
+    Raises:
+        InputError: see `uploaded_path`.
+    """
+    return await asyncio.to_thread(_read, uploaded_path(upload), max_bytes + 1)
+
+
+def _read(path: Path, num_bytes: int) -> bytes:
+    with path.open("rb") as file:
+        return file.read(num_bytes)

@@ -1,0 +1,242 @@
+"""The REST endpoint: pictures in, predictions out, and what the server says of itself."""
+
+import asyncio
+import hmac
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
+from starlette.responses import PlainTextResponse, Response
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.serving.champion import Refusal
+from cifar_lit.serving.metrics import Metrics
+from cifar_lit.serving.quota import Quota
+from cifar_lit.serving.replies import RETRY_AFTER_S, RequestError, reply
+from cifar_lit.serving.service import Answer, Service
+from cifar_lit.serving.uploads import FIELD, MAX_FILES, Upload, is_form, read_uploads
+
+MAX_FORM_BYTES = 32 * 1024 * 1024
+
+_LARGE_BYTES = 256 * 1024
+"""Reading a form of this size would hold up the others for milliseconds: another thread does it."""
+
+_EXAMPLE_PROBS = {name: 0.0012 for name in CLASS_NAMES} | {"cat": 0.9892}
+
+
+class PredictionBody(BaseModel):
+    """The answer to a picture."""
+
+    filename: str = Field(description="As the client called the file; empty if it did not.", examples=["cat.jpg"])
+    prediction: str = Field(description="The most probable class.", examples=["cat"])
+    confidence: float = Field(description="Its probability.", ge=0, le=1, examples=[0.9892])
+    probabilities: dict[str, float] = Field(description="Of every class; they sum to 1.", examples=[_EXAMPLE_PROBS])
+    version: str = Field(description="The version that answered.", examples=["v0001"])
+
+
+class ErrorBody(BaseModel):
+    """What was wrong, what was expected, how to mend it."""
+
+    detail: str = Field(examples=["the content is not a PNG, JPEG or WebP image. Convert it to one of these."])
+
+
+class HealthBody(BaseModel):
+    """The process lives."""
+
+    status: Literal["ok"]
+
+
+class ReadyBody(BaseModel):
+    """Pictures are answered."""
+
+    status: Literal["ready"]
+    version: str = Field(examples=["v0001"])
+
+
+class RefusalBody(BaseModel):
+    """A champion that is not served."""
+
+    version: str = Field(examples=["v0002"])
+    reason: str = Field(examples=["v0002/model.safetensors differs from its hash in manifest.json."])
+    since: str = Field(examples=["2026-11-23T12:00:00+00:00"])
+
+
+class VersionBody(BaseModel):
+    """The version that answers."""
+
+    version: str = Field(examples=["v0001"])
+    parent: str | None = Field(description="The version that it was fine-tuned from.", examples=[None])
+    created_at: str = Field(examples=["2026-11-23T12:00:00+00:00"])
+    served_since: str = Field(examples=["2026-11-23T12:00:00+00:00"])
+    metrics: dict[str, float] = Field(examples=[{"test/acc": 0.8635}])
+    class_names: list[str] = Field(examples=[list(CLASS_NAMES)])
+    refused: RefusalBody | None = Field(
+        description="The champion, if it can't be served and this one stays.", examples=[None]
+    )
+
+
+def _errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
+    found: dict[int | str, dict[str, Any]] = {}
+    for name, meaning in statuses.items():
+        found[int(name[1:])] = {"model": ErrorBody, "description": meaning}
+        if name in ("_429", "_503"):
+            found[int(name[1:])]["headers"] = {
+                "Retry-After": {"description": "Seconds.", "schema": {"type": "integer", "example": RETRY_AFTER_S}}
+            }
+    return found
+
+
+_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FIELD],
+                    "properties": {
+                        FIELD: {
+                            "type": "array",
+                            "items": {"type": "string", "format": "binary"},
+                            "minItems": 1,
+                            "maxItems": MAX_FILES,
+                            "description": "PNG, JPEG or WebP, up to 5 MiB each. One file gets one answer, several "
+                            "get a list in their order.",
+                        }
+                    },
+                }
+            },
+            **{
+                kind: {"schema": {"type": "string", "format": "binary"}}
+                for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+            },
+        },
+    }
+}
+
+
+def max_body(path: str, content_type: str) -> int:
+    """The most bytes that the body of a request to a REST path may have."""
+    return MAX_FORM_BYTES if is_form(content_type) or path.endswith("/infer") else MAX_BYTES
+
+
+@dataclass(frozen=True)
+class Admission:
+    """Who may ask, and how often.
+
+    Attributes:
+        api_keys: a request must bring one of them in X-API-Key, if there are any.
+        quota: of requests a minute, by key or else by address.
+    """
+
+    api_keys: frozenset[str]
+    quota: Quota
+
+    def check(self, request: Request) -> None:
+        """Raises:
+        RequestError: no key that is known here, or too many requests.
+        """
+        given = request.headers.get("x-api-key", "")
+        if self.api_keys and not any(hmac.compare_digest(given.encode(), key.encode()) for key in self.api_keys):
+            raise RequestError(401, "the X-API-Key header is missing or holds no key that is known here.")
+        address = request.client.host if request.client else ""
+        self.quota.take(given if self.api_keys else address)
+
+
+def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admission) -> None:
+    """Adds the routes, which answer from `service`."""
+
+    @app.post(
+        "/predict",
+        summary="Classify pictures",
+        response_model=PredictionBody | list[PredictionBody],
+        responses=_errors(
+            _400="Not an image that can be decoded, or not a form.",
+            _401="No valid X-API-Key, where keys are asked for.",
+            _408="The body came too slowly.",
+            _413="Too many bytes, pixels or files.",
+            _415="Another type than PNG, JPEG or WebP.",
+            _422="Whole, but not what is asked for: no part `file`, an address, an animation.",
+            _429="More requests a minute than this client may send.",
+            _503="Too much to do, or no version to answer with.",
+            _504="No answer in time.",
+        ),
+        openapi_extra=_BODY,
+    )
+    async def predict(request: Request) -> Response:
+        admission.check(request)
+        service.check_room()
+        content_type = request.headers.get("content-type", "")
+        body = await request.body()
+        if is_form(content_type) and len(body) > _LARGE_BYTES:
+            uploads = await asyncio.to_thread(read_uploads, body, content_type)
+        else:
+            uploads = read_uploads(body, content_type)
+        if len(uploads) == 1:
+            answers = [await service.predict(uploads[0].data)]
+        else:
+            answers = await service.predict_all([upload.data for upload in uploads])
+        bodies = [_body(upload, answer) for upload, answer in zip(uploads, answers, strict=True)]
+        request.state.timings = f" {timings(answers)}"
+        headers = {"X-Model-Version": answers[0].prediction.version, "Server-Timing": timings(answers)}
+        return reply(bodies[0] if len(bodies) == 1 else bodies, headers=headers)
+
+    @app.get("/health", summary="Does the process live?", response_model=HealthBody)
+    async def health() -> Response:
+        return reply({"status": "ok"})
+
+    @app.get(
+        "/ready",
+        summary="Are pictures answered?",
+        response_model=ReadyBody,
+        responses=_errors(_503="No version to answer with, or the server is stopping."),
+    )
+    async def ready() -> Response:
+        service.check_room(0)
+        return reply({"status": "ready", "version": service.champion.serving.predictor.version})
+
+    @app.get(
+        "/version",
+        summary="Which version answers",
+        response_model=VersionBody,
+        responses=_errors(_503="No version to answer with."),
+    )
+    async def version() -> Response:
+        return reply(describe(service))
+
+    @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
+    async def metrics_text() -> Response:
+        metrics.pending.set(service.pending)
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4")
+
+
+def describe(service: Service) -> dict[str, Any]:
+    """The version that answers, and the champion that does not, if there is one."""
+    serving = service.champion.serving
+    refusal: Refusal | None = service.champion.refusal
+    return {
+        "version": serving.predictor.version,
+        "parent": serving.manifest.parent,
+        "created_at": serving.manifest.created_at,
+        "served_since": serving.since,
+        "metrics": {name: value for name, value in serving.manifest.metrics.items() if math.isfinite(value)},
+        "class_names": serving.predictor.class_names,
+        "refused": vars(refusal) if refusal else None,
+    }
+
+
+def timings(answers: list[Answer]) -> str:
+    """The slowest of each stage, in the form of a Server-Timing header: milliseconds."""
+    stages = {
+        "decode": max(answer.decode_s for answer in answers),
+        "queue": max(answer.queue_s for answer in answers),
+        "model": max(answer.model_s for answer in answers),
+    }
+    return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
+
+
+def _body(upload: Upload, answer: Answer) -> dict[str, Any]:
+    return {"filename": upload.name, **answer.prediction.as_dict()}

@@ -1,0 +1,310 @@
+"""The teacher, with real commands in real processes, on drawn images."""
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import WEAK
+from finetuning import DRAWN, QUICK, tree
+
+from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data import corrections, increment, synthetic
+from cifar_lit.errors import DataError, SettingError
+from cifar_lit.serving.predictor import Predictor
+from cifar_lit.serving.teaching import BusyError, Teacher
+from cifar_lit.serving.tuning import LOG, Job, error_of
+
+MORE = synthetic.draw("train", 4_000)
+OPTIONS = [*DRAWN, *QUICK, "--trainer.accelerator", "cpu"]
+ENDLESS = ["--trainer.max_epochs", "100000"]
+
+MakeTeacher = Callable[..., Teacher]
+
+
+@pytest.fixture
+def root(parents: Path, tmp_path: Path) -> Path:
+    """A registry whose champion, v0001, has much to learn."""
+    root = Path(shutil.copytree(parents, tmp_path / "checkpoints"))
+    Teacher(root, tmp_path / "teach").registry.promote("v0001", "for these tests")
+    return root
+
+
+@pytest.fixture
+def teacher(root: Path, tmp_path: Path) -> MakeTeacher:
+    return lambda *options: Teacher(root, tmp_path / "teach", options=[*OPTIONS, *options], nice=0)
+
+
+def mistaken(predictor: Predictor) -> tuple[torch.Tensor, str, str]:
+    """A picture that the predictor takes for another class, with its own class second: picture, class, and mistake."""
+    for image, label in zip(MORE.images[3_000:], MORE.labels[3_000:].tolist(), strict=True):
+        (answer,) = predictor.predict(image[None])
+        _, second, *_ = sorted(answer.probabilities, key=answer.probabilities.__getitem__, reverse=True)
+        if second == CLASS_NAMES[label]:
+            return image, second, answer.prediction
+    raise AssertionError
+
+
+async def until(told: Callable[[], object]) -> None:
+    async with asyncio.timeout(120):
+        while not told():
+            await asyncio.sleep(0.01)
+
+
+def children(group: int | None = None) -> set[int]:
+    """Processes of this test's (or of the given group) that are alive."""
+    found = set()
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                state, parent, own_group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
+            except OSError:
+                continue
+            wanted = int(own_group) == group if group is not None else int(parent) == os.getpid()
+            if wanted and state != "Z":
+                found.add(int(entry.name))
+    return found
+
+
+def files(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teacher: MakeTeacher, tmp_path: Path) -> None:
+    async def test() -> None:
+        one = teacher()
+        one.sweep()
+        picture, label, said = mistaken(Predictor.from_version(one.registry.get("v0001")))
+        assert one.num_corrections == 0
+        assert one.correct(picture, label, said=said, version="v0001") == 1
+        assert one.job is None
+        seen: list[Job] = [await one.start()]
+        with pytest.raises(BusyError, match=r"A fine-tuning runs already \(.*%\)\. Wait for it, or stop it\."):
+            await one.start()
+        with pytest.raises(BusyError, match="Another server's fine-tuning runs already"):
+            await teacher().start()
+        await until(lambda: seen[-1].stage == "learning" or watch(one, seen))
+        later, _ = MORE.images[3_001], one.correct(MORE.images[3_001], "frog", said="cat", version="v0001")
+        await until(lambda: watch(one, seen))
+        job = await one.wait()
+        assert job is not None
+        assert (job.state, job.version, job.done) == ("promoted", "v0003", 1.0), job
+        done = [each.done for each in seen]
+        assert done == sorted(done)
+        assert {"learning", "publishing"} <= {each.stage for each in seen}
+        champion = one.registry.resolve("latest")
+        assert (champion.id, champion.manifest.parent, champion.manifest.reason) == ("v0003", "v0001", job.reason)
+        assert job.figures["old"].before == one.registry.get("v0001").manifest.metrics["val/acc"]
+        assert job.figures["old"].after == champion.manifest.metrics["val/acc"]
+        assert job.figures["learned"].count == 1
+        assert Predictor.from_version(champion).predict(picture[None])[0].prediction == label
+        # What was learned is put away, what came meanwhile is not, and the rest is tidied up
+        assert one.num_corrections == 1
+        (rest,) = corrections.read(one.corrections)[0].images
+        assert torch.equal(rest, later)
+        assert corrections.read(one.corrections / "used" / "v0003")[0].labels.tolist() == [CLASS_NAMES.index(label)]
+        digest = champion.manifest.data["increments"][0]["sha256"]
+        assert files(tmp_path / "teach" / "learned") == {f"{digest}.npz"}
+        assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
+        assert (tmp_path / "teach" / "jobs" / job.id / LOG).read_text().endswith(f"promoted: {job.reason}\n")
+        assert children() == set()
+
+        # The next one replays what was learned; labels that look wrong are rejected, and stay to be looked at
+        rows = (MORE.labels == WEAK).nonzero().squeeze(1)[:20]
+        for image in MORE.images[rows]:
+            one.correct(image, CLASS_NAMES[WEAK - 1], said="frog", version="v0003")
+        await one.start()
+        job = await one.wait()
+        assert job is not None
+        assert (job.state, job.version) == ("rejected", "v0004"), job
+        assert f"{digest}.npz" in one.registry.get("v0004").read("config.yaml").decode()
+        assert one.registry.resolve("latest").id == "v0003"
+        assert one.num_corrections == 21
+        assert files(tmp_path / "teach" / "learned") == {f"{digest}.npz"}
+
+    def watch(one: Teacher, seen: list[Job]) -> bool:
+        assert one.job is not None
+        seen.append(one.job)
+        return one.job.state != "running"
+
+    asyncio.run(test())
+
+
+def test_an_upload_is_audited_in_another_process_and_a_bad_one_named_in_words(
+    teacher: MakeTeacher, root: Path, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        one = teacher()
+        good, bad = one.new_upload(), one.new_upload()
+        data = MORE.subset(torch.arange(700, 730))
+        data.labels[:3] = (data.labels[:3] + 1) % 10
+        increment.write(good, data)
+        bad.write_bytes(b"PK\x03\x04rubbish")
+        found = await one.check(good)
+        assert found.as_json is not None
+        assert found.as_json["count"] == 30
+        assert found.as_json["version"] == "v0001"
+        assert found.as_json["not_checked"] == []  # the data set was found by the teacher's options
+        assert found.ok == found.as_json["ok"]
+        assert "the file, 30 images: airplane" in found.text
+        refused = await one.check(bad)
+        assert (refused.ok, refused.as_json, refused.picture) == (False, None, None)
+        assert refused.text.startswith("the file: ")
+        for text in (found.text, refused.text, json.dumps(found.as_json)):
+            assert str(tmp_path) not in text
+
+        before = tree(root)
+        await one.start(bad)
+        job = await one.wait()
+        assert job is not None
+        assert (job.state, job.version, job.figures) == ("failed", None, {})
+        assert job.reason.startswith("increment.npz: ")
+        assert str(tmp_path) not in job.reason
+        assert tree(root) == before
+
+    asyncio.run(test())
+
+
+def test_a_check_that_takes_too_long_is_ended(root: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        one = Teacher(root, tmp_path / "teach", check_timeout_s=0.05)
+        increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(3)))
+        with pytest.raises(DataError, match="the check took longer than 0.05 s and was ended"):
+            await one.check(tmp_path / "a.npz")
+        assert children() == set()
+
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("ending", ["stop", "close"])
+def test_stopping_ends_the_child_and_its_group_and_leaves_the_registry_alone(
+    ending: str, teacher: MakeTeacher, root: Path, tmp_path: Path
+) -> None:
+    async def test() -> None:
+        one, before = teacher(*ENDLESS), tree(root)
+        increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(700, 760)))
+        await one.start(tmp_path / "a.npz")
+        (tmp_path / "a.npz").unlink()  # a visitor's file may go as soon as it was taken
+        await until(lambda: one.job is None or one.job.stage == "learning" or one.job.state != "running")
+        (child,) = children()
+        assert os.getpgid(child) == child
+        await getattr(one, ending)()
+        job = one.job
+        assert job is not None
+        assert (job.state, job.version) == ("stopped", None), job
+        assert job.reason == "It was stopped before a version was made."
+        assert children() == children(child) == set()
+        assert tree(root) == before
+        assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
+
+    asyncio.run(test())
+
+
+def test_a_fine_tuning_that_is_stopped_at_once_lets_the_next_one_begin(teacher: MakeTeacher) -> None:
+    async def test() -> None:
+        one = teacher()
+        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        for _ in range(2):
+            starting = asyncio.ensure_future(one.start())
+            await asyncio.sleep(0)
+            assert one.job is not None
+            job = await one.stop()
+            assert job is not None
+            assert job.state == (await starting).state == "stopped"
+        assert one.num_corrections == 1
+
+    asyncio.run(test())
+
+
+def test_there_must_be_something_to_learn(teacher: MakeTeacher, tmp_path: Path) -> None:
+    async def test() -> None:
+        with pytest.raises(SettingError, match="There is no correction to learn from. Correct an answer first."):
+            await teacher().start()
+        with pytest.raises(SettingError, match="The increment is not there any more. Upload it again."):
+            await teacher().start(tmp_path / "gone.npz")
+
+    asyncio.run(test())
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+from cifar_lit.serving.teaching import Teacher
+
+async def main():
+    teacher = Teacher(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])
+    await teacher.start(Path(sys.argv[3]))
+    while teacher.job.stage != "learning" and teacher.job.state == "running":
+        await asyncio.sleep(0.01)
+    print(teacher.job.state, flush=True)
+    await asyncio.sleep(600)
+
+asyncio.run(main())
+"""
+
+
+def test_a_killed_server_takes_its_fine_tuning_along_and_the_next_one_sweeps(
+    teacher: MakeTeacher, root: Path, tmp_path: Path
+) -> None:
+    increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(700, 760)))
+    before = tree(root)
+    command = [sys.executable, "-c", SERVER, root, tmp_path / "teach", tmp_path / "a.npz", *OPTIONS, *ENDLESS]
+    with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        assert server.stdout.readline() == "running\n"
+        (child,) = (int(each) for each in Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split())
+        assert os.getpriority(os.PRIO_PROCESS, child) == min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+        orphan = tmp_path / "teach" / "uploads" / f"{server.pid}-1.npz"
+        orphan.parent.mkdir()
+        orphan.write_bytes(b"half")
+        server.send_signal(signal.SIGKILL)
+    deadline = time.monotonic() + 30
+    while children(child) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert children(child) == set()
+    assert tree(root) == before
+    one = teacher()
+    one.sweep()
+    left = files(tmp_path / "teach")
+    assert len(left) == 2, left
+    assert {Path(each).name for each in left} == {".lock", LOG}
+    one.sweep()
+    assert files(tmp_path / "teach") == left
+
+
+def test_sweeping_removes_uploads_after_an_hour_and_of_processes_that_are_gone(teacher: MakeTeacher) -> None:
+    one = teacher()
+    new, old, report = one.new_upload(), one.new_upload(), one.new_upload().with_suffix("")
+    for path in (new, old):
+        path.write_bytes(b"")
+    report.mkdir()
+    (report / "audit.txt").write_text("")
+    for path in (old, report):
+        os.utime(path, (0, time.time() - 3_700))
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    orphan = one.uploads / f"{gone.pid}-a.npz"
+    orphan.write_bytes(b"")
+    one.sweep()
+    assert files(one.uploads) == {new.name}
+    assert not report.exists()
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["warning: odd", "error: a.npz: no.", "Mend it."], "a.npz: no.\nMend it."),
+        (["error: first", "error: last"], "last"),
+        (["Traceback"], ""),
+    ],
+)
+def test_the_reason_is_the_last_error_that_a_command_told(lines: list[str], reason: str) -> None:
+    assert error_of(lines) == reason
