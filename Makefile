@@ -28,7 +28,7 @@ train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 	$(BIN)/cifar-lit fit --config configs/default.yaml --data.download true $(if $(DATA),--data.root $(DATA))
 
 test: $(DEV)
-	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope  # a file after the other in each of two processes
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
 
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow

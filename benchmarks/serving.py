@@ -40,7 +40,8 @@ file:close()
 wrk.method = "POST"
 wrk.path = "/predict"
 wrk.headers["Content-Type"] = "multipart/form-data; boundary=wrkwrkwrk"
-wrk.body = "--wrkwrkwrk\\r\\nContent-Disposition: form-data; name=\\"" .. os.getenv("FIELD") .. "\\"; filename=\\"a.jpg\\"\\r\\n" ..
+wrk.body = "--wrkwrkwrk\\r\\nContent-Disposition: form-data; name=\\"" .. os.getenv("FIELD") ..
+  "\\"; filename=\\"a.jpg\\"\\r\\n" ..
   "Content-Type: image/jpeg\\r\\n\\r\\n" .. content .. "\\r\\n--wrkwrkwrk--\\r\\n"
 local threads = {}
 function setup(thread) table.insert(threads, thread) end

@@ -239,7 +239,7 @@ def test_the_page_follows_the_champion_and_says_why_one_is_refused(
         publish(0, promote=True)
         assert "v0001</strong> answers, right on 12.5 % of its test pictures" in status(url, until="answers")
         answers = client.predict([handle_file(CAT)] * 4, api_name="/predict_many")
-        assert answers[0]["version"] == "v0001"
+        assert any(answer.get("version") == "v0001" for answer in answers)
         assert any("at most 1 are. Send it again a little later." in answer.get("error", "") for answer in answers)
 
         publish(1)
