@@ -22,6 +22,7 @@ from PIL import Image
 
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.errors import ImageError, SettingError
+from cifar_lit.serving import decode_process
 from cifar_lit.serving import decoder as decoder_module
 from cifar_lit.serving.decoder import Decoder
 
@@ -395,7 +396,7 @@ def test_workers_are_limited(tight: Running) -> None:
 def test_workers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR_LIT_API_KEY", "secret")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    found = decoder_module._environment()
+    found = decode_process._environment()
     assert "secret" not in found.values()
     assert found["LANG"] == "C.UTF-8"
 
@@ -469,7 +470,7 @@ def test_a_decoder_that_cant_start_says_so_and_leaves_nothing(monkeypatch: pytes
         assert descriptors() == before
         assert children(os.getpid()) == children_before
 
-    monkeypatch.setattr(decoder_module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(decode_process.sys, "executable", "/bin/false")
     asyncio.run(work())
 
 

@@ -55,6 +55,9 @@ def run(args: list[str]) -> int:
         from cifar_lit.serving.app import Options, create_app
         from cifar_lit.serving.gatekeeper import LOOPBACK
         from cifar_lit.serving.server import run as serve
+
+        if not namespace.no_page:
+            import gradio  # noqa: F401
     except ModuleNotFoundError as error:
         raise CifarLitError(f"the server needs {error.name}, an extra: pip install 'cifar-lit[serve]'.") from error
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
