@@ -17,7 +17,8 @@ from PIL import Image
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 P95_LIMIT_MS = float(os.environ.get("CIFAR_LIT_P95_LIMIT_MS", "50"))
-SIZES = (32, 96, 224, 500)
+SIZES = [int(size) for size in os.environ.get("CIFAR_LIT_SIZES", "32,64,128,224").split(",")]
+"""Widths in pixels."""
 FORMATS = ("jpeg", "png", "webp")
 
 
@@ -33,7 +34,7 @@ def pictures() -> list[tuple[str, bytes]]:
     for number, path in enumerate(found[:20]):
         photograph = Image.open(path).convert("RGB")
         for size in SIZES:
-            kind = FORMATS[(number + size) % len(FORMATS)]
+            kind = FORMATS[(number + SIZES.index(size)) % len(FORMATS)]
             content = io.BytesIO()
             photograph.resize((size, size * photograph.height // photograph.width)).save(content, kind)
             made.append((f"{path.stem}_{size}.{kind}", content.getvalue()))

@@ -325,7 +325,8 @@ async def closed_loop(server: Server, seconds: float) -> float:
         nonlocal count
         connection = await server.connect()
         while time.perf_counter() < until:
-            count += (await connection.ask(server.request(count))).status == 200
+            reply = await connection.ask(server.request(count))
+            count += reply.status == 200
         connection.close()
 
     await asyncio.gather(*(user() for _ in range(48)))

@@ -3,6 +3,7 @@
 import sys
 
 import gradio as gr
+import matplotlib.pyplot  # noqa: F401  # Gradio does at the first event, and everybody waits for it
 from fastapi import FastAPI
 
 from cifar_lit.cifar10 import CLASS_NAMES
