@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import os
 import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +23,13 @@ from gradio_client.exceptions import AppError
 from servers import serving
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
 from cifar_lit.errors import ImageError
+from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
+from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.page import answer as shown
 from cifar_lit.serving.page.classify import _Turn, build_classify
 from cifar_lit.serving.page.examples import load_examples
@@ -34,6 +39,7 @@ from cifar_lit.serving.uploads import MAX_FILES
 
 ROOT = Path(__file__).parent.parent
 CAT = ROOT / "docs" / "cat.jpg"
+CHECKPOINTS = ROOT / "checkpoints"
 NO_PICTURE = b"GIF89a not one of ours"
 
 
@@ -354,3 +360,26 @@ def test_the_spotlight_leaves_colour_to_what_is_hot_alone():
     assert cold.max() == cold.min()
     assert hot.max() - hot.min() > 50
     assert hot.mean() > cold.mean()
+
+
+@pytest.mark.slow
+def test_real_images_have_the_probabilities_of_the_test_loop():
+    root = Path(os.environ.get("CIFAR_LIT_DATA", "nowhere")) / "test"
+    if not root.is_dir():
+        pytest.skip("CIFAR_LIT_DATA names no image folder")
+    paths = [path for name in CLASS_NAMES for path in sorted((root / name).iterdir())[:100]]
+    images = torch.stack([decode(path.read_bytes()) for path in paths])
+    labels = torch.arange(10).repeat_interleave(100)
+    network = load_network(Registry(CHECKPOINTS).get("v0001"))
+    expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().softmax(1)
+
+    with serving(CHECKPOINTS) as url:
+
+        def asked(path: Path) -> list[float]:
+            label, _ = run_event(url, "predict", [uploaded(url, path.name, path.read_bytes())])
+            probs = {each["label"]: each["confidence"] for each in label["confidences"]}
+            return [probs[name] for name in CLASS_NAMES]
+
+        with ThreadPoolExecutor(8) as several:
+            found = torch.tensor(list(several.map(asked, paths)), dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
