@@ -365,7 +365,7 @@ def test_while_workers_cant_be_replaced_callers_wait(
 def test_workers_hold_nothing_but_their_own_socket(shared: Running) -> None:
     for pid in shared.decoder.pids:
         *streams, own = descriptors(pid)
-        assert streams == ["/dev/null"] * 3
+        assert streams == ["/dev/null", "/dev/null", "/memfd:stderr (deleted)"]
         assert own.startswith("socket:")
     assert len(descriptors(parent(shared.decoder.pids[0]))) == 4
     sockets = [descriptors(pid)[-1] for pid in shared.decoder.pids]
@@ -467,8 +467,8 @@ def test_a_decoder_that_cant_start_says_so_and_leaves_nothing(monkeypatch: pytes
         before, children_before = descriptors(), children(os.getpid())
         with pytest.raises(OSError, match="ended at once"):
             await Decoder().start()
-        assert descriptors() == before
-        assert children(os.getpid()) == children_before
+        assert set(descriptors()) <= set(before)  # those of tests before this one may go meanwhile
+        assert set(children(os.getpid())) <= set(children_before)
 
     monkeypatch.setattr(decode_process.sys, "executable", "/bin/false")
     asyncio.run(work())

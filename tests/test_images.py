@@ -2,6 +2,8 @@ import contextlib
 import io
 import os
 import struct
+import subprocess
+import sys
 import threading
 import time
 import tracemalloc
@@ -239,6 +241,32 @@ def test_warnings_of_others_are_passed_on(capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr().err == "a line\nanother\n"
     os.write(2, b"later\n")
     assert capfd.readouterr().err == "later\n"
+
+
+def test_a_process_with_nothing_to_say_tells_damage_too_whatever_was_written_before() -> None:
+    damaged, _ = HOSTILE["JPEG cut and ended"]
+    code = """
+import os, resource, sys
+from cifar_lit.data import jpeg_warnings
+from cifar_lit.data.images import decode
+from cifar_lit.errors import ImageError
+size = int(sys.argv[1])
+sound, damaged = sys.stdin.buffer.read(size), sys.stdin.buffer.read()
+resource.setrlimit(resource.RLIMIT_FSIZE, (65536, 65536))
+jpeg_warnings.own_stderr()
+for noise in (b"", b"Corrupt JPEG data: of others\\n", b"x" * 65536):
+    os.write(2, noise)
+    decode(sound)
+    try:
+        decode(damaged)
+    except ImageError as error:
+        print(error)
+"""
+    command = [sys.executable, "-W", "ignore", "-c", code, str(len(NOISE_JPEG))]
+    ended = subprocess.run(command, input=NOISE_JPEG + content_of(damaged), capture_output=True, check=True)
+    lines = ended.stdout.decode().splitlines()
+    assert len(lines) == 3
+    assert all("Corrupt JPEG data" in line for line in lines)
 
 
 def test_damage_is_told_apart_in_many_threads() -> None:

@@ -17,6 +17,7 @@ from typing import get_args
 import torch
 from torchvision.io import encode_jpeg, encode_png
 
+from cifar_lit.data import jpeg_warnings
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.errors import Fault, ImageError
 
@@ -126,9 +127,10 @@ def _restrict(memory_bytes: int) -> None:
         file.write("1000")
     # The decoders' libraries print to stderr what a visitor makes them print.
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
+    for standard in (0, 1):
         os.dup2(null, standard)
     os.close(null)
+    jpeg_warnings.own_stderr()
     # Not RLIMIT_AS: it counts torch's mapped libraries, gigabytes that take no memory, and differs by version of torch.
     limits = {
         resource.RLIMIT_DATA: _data_bytes() + memory_bytes,

@@ -139,6 +139,7 @@ async def _infer(request: Request, service: Service, version: str | None) -> Res
     probs = np.array([list(answer.prediction.probabilities.values()) for answer in answers])
     class_names = list(answers[0].prediction.probabilities)
     content, headers = inference_v2.render(asked, version=by, class_names=class_names, probabilities=probs)
-    request.state.timings = f" {timings(answers)}"
-    extra = {"X-Model-Version": by, "Server-Timing": timings(answers)}
+    took = timings(answers)
+    request.state.timings = f" {took}"
+    extra = {"X-Model-Version": by, "Server-Timing": took}
     return Response(content, headers={**headers, **extra})

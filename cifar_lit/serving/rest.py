@@ -180,8 +180,9 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
         else:
             answers = await service.predict_all([upload.data for upload in uploads])
         bodies = [_body(upload, answer) for upload, answer in zip(uploads, answers, strict=True)]
-        request.state.timings = f" {timings(answers)}"
-        headers = {"X-Model-Version": answers[0].prediction.version, "Server-Timing": timings(answers)}
+        took = timings(answers)
+        request.state.timings = f" {took}"
+        headers = {"X-Model-Version": answers[0].prediction.version, "Server-Timing": took}
         return reply(bodies[0] if len(bodies) == 1 else bodies, headers=headers)
 
     @app.get("/health", summary="Does the process live?", response_model=HealthBody)
