@@ -230,7 +230,10 @@ class Zygote:
         return self.process.poll() is None
 
     def start_worker(self, number: int, end: socket.socket) -> None:
-        socket.send_fds(self._control, [COMMAND.pack(decode_worker.START, number)], [end.fileno()])
+        try:
+            socket.send_fds(self._control, [COMMAND.pack(decode_worker.START, number)], [end.fileno()])
+        except (BrokenPipeError, ConnectionResetError) as error:
+            raise ConnectionError(STILLBORN) from error
 
     def end_worker(self, number: int) -> None:
         try:
