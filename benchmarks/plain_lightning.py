@@ -72,6 +72,7 @@ def main() -> None:
     parser.add_argument("--root", type=Path, required=True, help="CIFAR-10, as cifar_lit reads it")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--accelerator", default="cpu")
     arguments = parser.parse_args()
     pl.seed_everything(0)
     data = read_split("train", arguments.root)
@@ -88,7 +89,11 @@ def main() -> None:
     val = DataLoader(Pictures(data.subset(val_rows), transforms.ToTensor()), **options)
     classifier = PlainClassifier()
     trainer = pl.Trainer(
-        max_epochs=arguments.epochs, logger=False, enable_checkpointing=False, enable_progress_bar=False
+        max_epochs=arguments.epochs,
+        accelerator=arguments.accelerator,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
     )
     trainer.fit(classifier, train, val)
     print(json.dumps({"epoch_seconds": classifier.seconds, "precision": trainer.precision}))

@@ -11,7 +11,7 @@ import cifar_lit
 
 PACKAGE = Path(cifar_lit.__file__).parent
 FLOOR = {"__init__", "cifar10", "errors", "files", "memory", "seeding"}
-ROOMS = ["data", "evaluation", "models", "registry", "interop", "training", "serving", "commands", "cli"]
+ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "serving", "commands", "cli"]
 """From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
 
 

@@ -1,0 +1,91 @@
+"""Compiles this folder's C++ for the processor at hand, once, and loads it."""
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import torch  # its OpenMP threads are the ones the library runs on
+
+from cifar_lit.files import write_synced
+
+SWITCH = "CIFAR_LIT_NATIVE"
+"""Set to 0 in the environment, PyTorch's own kernels are used."""
+
+_SOURCE = Path(__file__).with_name("block.cpp")
+_FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
+_FOR_MACHINE = {
+    "x86_64": ["-march=native", "-mprefer-vector-width=512"],
+    "aarch64": ["-mcpu=native"],
+}
+_COMPILE_SECONDS = 120
+
+
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels; None where there are none, and then `absence` says why."""
+    found = _find()
+    return found if isinstance(found, ctypes.CDLL) else None
+
+
+def absence() -> str | None:
+    """Why there are no compiled kernels, and how to get them; None if there are."""
+    found = _find()
+    return found if isinstance(found, str) else None
+
+
+@functools.cache
+def _find() -> ctypes.CDLL | str:
+    if os.environ.get(SWITCH) == "0":
+        return f"{SWITCH} is 0"
+    flags = _FOR_MACHINE.get(platform.machine())
+    if platform.system() != "Linux" or flags is None:
+        return f"they are not written for {platform.system()} on {platform.machine()}"
+    compiler = next(filter(None, map(shutil.which, (os.environ.get("CXX", ""), "g++", "c++"))), None)
+    if compiler is None:
+        return "there is no C++ compiler; install g++"
+    try:
+        return _load([compiler, *_FLAGS, *flags])
+    except (OSError, subprocess.SubprocessError) as error:
+        told = getattr(error, "stderr", None) or str(error)
+        return f"{Path(compiler).name} could not make them: {told.strip().splitlines()[0]}"
+
+
+def _load(command: list[str]) -> ctypes.CDLL:
+    version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
+    parts = "\0".join([_SOURCE.read_text(), *command, version, _processor(), torch.__version__])
+    name = f"block-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.so"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
+    kept = folder / name
+    if kept.is_file():
+        with suppress(OSError):  # damaged: made again
+            return ctypes.CDLL(str(kept))
+    with tempfile.TemporaryDirectory() as scratch:
+        made = Path(scratch, name)
+        # Linked without its own OpenMP, it takes the one PyTorch has loaded: two sets of threads would be in each
+        # other's way.
+        object_file = str(made.with_suffix(".o"))
+        for step in (
+            [*command, "-c", str(_SOURCE), "-o", object_file],
+            [command[0], "-shared", object_file, "-o", str(made)],
+        ):
+            subprocess.run(step, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
+        loaded = ctypes.CDLL(str(made))
+        with suppress(OSError):  # where it can't be kept, the next process makes it again in half a second
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            whole = folder / f".{name}.{os.getpid()}"  # several processes may be at it
+            write_synced(whole, made.read_bytes())
+            whole.replace(kept)
+        return loaded
+
+
+def _processor() -> str:
+    """What the processor can do: a home folder, and so the library in it, may be shared between machines."""
+    wanted = ("model name", "flags", "Features", "CPU part")
+    first = Path("/proc/cpuinfo").read_text().partition("\n\n")[0]
+    return "\n".join(line for line in first.splitlines() if line.startswith(wanted))
