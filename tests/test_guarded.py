@@ -1,11 +1,15 @@
 """No component of the page opens an upload."""
 
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from fastapi import FastAPI
+from gradio.state_holder import SessionState
+from starlette.routing import Mount
 from starlette.testclient import TestClient
 
+from cifar_lit.serving.app import Options, create_app
 from cifar_lit.serving.page.guarded import GuardedBlocks
 
 
@@ -33,3 +37,18 @@ def test_uploads_stay_closed_also_after_a_session_changed_its_component():
         assert type(picture).__name__ == "ImageData"
         assert picture.path == file.path == path
     assert len(seen) == 2
+
+
+def test_what_the_page_remembers_of_its_components_is_what_gradio_would_find() -> None:
+    checkpoints = Path(__file__).parent.parent / "checkpoints"
+    app = create_app(Options(registry=checkpoints, decode_workers=1))
+    blocks = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "").get_blocks()
+    one, other = SessionState(blocks), SessionState(blocks)
+    compared = 0
+    for number, block in blocks.blocks.items():
+        found = {name: value for name, value in type(block).get_config(block).items() if value is not None}
+        assert one.config_values[number]["props"] == other.config_values[number]["props"] == found
+        one.config_values[number]["props"]["value"] = "one visitor's own"
+        assert other.config_values[number]["props"] == found
+        compared += 1
+    assert compared > 20

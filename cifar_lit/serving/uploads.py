@@ -87,7 +87,7 @@ class _Form:
         self._data += data[start:end]
 
     def on_part_end(self) -> None:
-        options = _options_of(self._headers.get(b"content-disposition", b""))
+        options = options_of(self._headers.get(b"content-disposition", b""))
         name = options.get(b"name", b"").decode("utf-8", "replace")
         if name != FIELD:
             self.others.append(name[:80])
@@ -102,7 +102,7 @@ class _Form:
 
 
 def _of_form(body: bytes, content_type: str) -> list[Upload]:
-    boundary = _options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
+    boundary = options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
     if not boundary:
         raise ImageError(f"the form's Content-Type names no boundary. {_ADVICE}", "malformed")
     # Millions of tiny parts would keep the parser, which is Python, busy for a quarter of a minute.
@@ -127,7 +127,7 @@ def _of_form(body: bytes, content_type: str) -> list[Upload]:
     return form.uploads
 
 
-def _options_of(header: bytes) -> dict[bytes, bytes]:
+def options_of(header: bytes) -> dict[bytes, bytes]:
     if header.count(b";") > _MAX_OPTIONS:  # the time for them grows with the square of their number
         raise ImageError(f"a header has more than {_MAX_OPTIONS} semicolons. {_ADVICE}", "malformed")
     return parse_options_header(header)[1]

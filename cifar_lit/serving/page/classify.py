@@ -1,6 +1,5 @@
 """The tab where a visitor has pictures classified."""
 
-import asyncio
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -10,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.errors import CifarLitError, InputError
+from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.page import answer as shown
 from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.page.uploads import read_upload, upload_name
+from cifar_lit.serving.page.uploads import do_for_each, read_upload
 from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.uploads import MAX_FILES
 
-_AT_ONCE = 8
 _THUMBNAIL = 128
 _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
 _CHOOSES = """element.addEventListener('click', (event) => {
@@ -137,20 +135,11 @@ async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
     Raises:
         InputError: there are too many.
     """
-    chosen = list(uploads)
-    if len(chosen) > MAX_FILES:
-        raise InputError(f"These are {len(chosen)} pictures, at most {MAX_FILES} go at once. Choose fewer.")
-    few = asyncio.Semaphore(_AT_ONCE)
 
-    async def outcome(upload: Any) -> Outcome:
-        async with few:
-            try:
-                return await service.predict(await read_upload(upload, MAX_BYTES))
-            except CifarLitError as error:
-                return _sorry(error)
+    async def answer(upload: Any) -> Answer:
+        return await service.predict(await read_upload(upload, MAX_BYTES))
 
-    outcomes = await asyncio.gather(*(outcome(upload) for upload in chosen))
-    return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
+    return await do_for_each(uploads, answer, _sorry)
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:

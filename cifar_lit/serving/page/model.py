@@ -163,8 +163,9 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         return [None, gr.update(visible=False)]
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    gr.on(None, show, None, shown, **quiet)  # when the page is loaded
-    gr.on(None, greet, None, [account, actions], **quiet)
+    # When the page is loaded, and not through Gradio's queue: that is a stream and 5 ms of the server's time for each.
+    gr.on(None, show, None, shown, queue=False, **quiet)
+    gr.on(None, greet, None, [account, actions], queue=False, **quiet)
     gr.Timer(_REFRESH_S).tick(show_if_new, [seen, chosen], shown, queue=False, **quiet)
     refresh.click(show, chosen, shown, **quiet)
     chosen.input(choose, chosen, [listed, details, promote, rollback], **quiet)
@@ -187,6 +188,7 @@ def _build_history(view: ModelView, seen: gr.State) -> None:
         lambda: html.history(view.catalogue.periods()),
         None,
         periods,
+        queue=False,
         api_visibility="private",
         show_progress="hidden",
     )

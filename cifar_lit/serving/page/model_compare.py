@@ -76,7 +76,7 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         return {"answers": [each.as_dict() for each in found], "seen": html.png_url(png)}
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    seen.change(offer, [one, other], [one, other], **quiet)
+    seen.change(offer, [one, other], [one, other], queue=False, **quiet)
     triggers = [picture.change, one.input, other.input]
     gr.on(
         triggers,

@@ -1,25 +1,36 @@
 """The Gradio page. It loads nothing from the internet."""
 
+import errno
+import logging
 import sys
+from functools import partial
 
 import gradio as gr
+import httpx
 import matplotlib.pyplot  # noqa: F401  # Gradio does at the first event, and everybody waits for it
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from gradio.route_utils import FnIndexInferError
+from starlette.responses import Response
+from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.serving.login import Login
 from cifar_lit.serving.page.classify import build_classify
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
+from cifar_lit.serving.page.receive import Uploads
 from cifar_lit.serving.page.status import status
 from cifar_lit.serving.page.teach import build_teach
 from cifar_lit.serving.page.theme import CSS, THEME
+from cifar_lit.serving.replies import RequestError, error_reply
 from cifar_lit.serving.service import Service
 from cifar_lit.serving.teaching import Teacher
 
 TITLE = "What is in the picture?"
-MAX_FILE_SIZE = 200 * gr.FileSize.MB
+MAX_FILE_BYTES = 200 * 2**20
 _QUEUE_SIZE = 64
+
+_log = logging.getLogger(__name__)
 _STATUS_S = 2.0
 _INTRODUCTION = "A small neural network says which of ten things it shows: {classes}."
 
@@ -48,19 +59,39 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=8)
     # Gradio would make a table of the last 10,000 events after each of them, which takes tens of milliseconds.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
+    Uploads(MAX_FILE_BYTES, page.upload_file_set).add_to(app)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         theme=THEME,
         css=CSS,
-        max_file_size=MAX_FILE_SIZE,
+        max_file_size=MAX_FILE_BYTES,
         footer_links=["api"],
         show_error=False,  # what is no sentence of ours stays in the log
         ssr_mode=False,
         run_history=False,
     )
     page.is_running = True  # as launch() has it; otherwise an uploaded SVG is shown as a page
+    _remember_descriptions(page)
+    mounted = app.routes[-1]
+    assert isinstance(mounted, Mount)
+    for kind in (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError, httpx.InvalidURL):
+        mounted.app.add_exception_handler(kind, _on_misfit)  # type: ignore[attr-defined]
+
+
+async def _on_misfit(request: Request, error: Exception) -> Response:
+    """Gradio's routes take requests apart without looking; what callbacks raise does not come here."""
+    if isinstance(error, OSError) and error.errno != errno.ENAMETOOLONG:
+        raise error
+    _log.warning("%s %r does not fit the page: %r", request.method, request.url.path[:200], error)
+    return error_reply(RequestError(400, "this request does not fit the page. Reload it, or see /gradio_api/info."))
+
+
+def _remember_descriptions(page: gr.Blocks) -> None:
+    """Gradio describes all components anew for each visitor, which stops the event loop for 3 ms."""
+    for block in page.blocks.values():
+        block.get_config = partial(dict, block.get_config())  # type: ignore[method-assign]  # a session changes its copy
 
 
 def _build_header(page: gr.Blocks, service: Service) -> None:

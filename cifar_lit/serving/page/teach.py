@@ -20,7 +20,10 @@ _RUNNING_S = 1.0
 _IDLE_S = 5.0
 """Another visitor may begin a fine-tuning, or add a correction."""
 _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
-_COLLECT = "Pictures wait here until a fine-tuning learns them. The last class that was given to a picture counts."
+_COLLECT = (
+    "Pictures wait here until a version that has learned them answers everybody; if the gate stops it, they go on "
+    "waiting. The last class that was given to a picture counts."
+)
 _LEARN = (
     "The network learns the new beside the old. A gate then measures both, and lets the result answer "
     "everybody only if it is good enough."
@@ -133,7 +136,7 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
         return html.done("They were put aside.")
 
     inputs = [seen, tab.increment]
-    gr.on(None, arrive, None, outputs, **QUIET)  # when the page is loaded
+    gr.on(None, arrive, None, outputs, queue=False, **QUIET)  # when the page is loaded
     for timer in (quick, slow):
         timer.tick(refresh, inputs, outputs, queue=False, **QUIET)
     events = [

@@ -11,15 +11,12 @@ from typing import Any, Literal
 from cifar_lit.data import corrections
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError, DataError, InputError
-from cifar_lit.serving.page.uploads import read_upload, upload_name, uploaded_path
+from cifar_lit.serving.page.uploads import do_for_each, read_upload, upload_name, uploaded_path
 from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.teaching import Audit, Teacher
 from cifar_lit.serving.tuning import Job
-from cifar_lit.serving.uploads import MAX_FILES
 
 MAX_INCREMENT_BYTES = 200 * 1024 * 1024
-
-_AT_ONCE = 8
 
 Served = Literal["", "soon", "now", "no more", "refused"]
 
@@ -107,22 +104,13 @@ class Desk:
         Raises:
             InputError: there are too many.
         """
-        chosen = list(uploads)
-        if len(chosen) > MAX_FILES:
-            raise InputError(f"These are {len(chosen)} pictures, at most {MAX_FILES} go at once. Choose fewer.")
-        few = asyncio.Semaphore(_AT_ONCE)
 
-        async def add(upload: Any) -> Answer | str:
-            async with few:
-                try:
-                    answer = await self.look(upload)
-                    await self.correct(answer, label)
-                except CifarLitError as error:
-                    return str(error)
-                return answer
+        async def add(upload: Any) -> Answer:
+            answer = await self.look(upload)
+            await self.correct(answer, label)
+            return answer
 
-        outcomes = await asyncio.gather(*(add(upload) for upload in chosen))
-        return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
+        return await do_for_each(uploads, add)
 
     async def take(self, upload: Any) -> Increment:
         """Keeps an increment, and has it audited. The file is not opened here.

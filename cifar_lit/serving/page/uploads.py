@@ -1,14 +1,19 @@
 """What a visitor uploads to the page. It is never opened by a component of the page, only by our own decoder."""
 
 import asyncio
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gradio.utils import get_upload_folder
 
-from cifar_lit.errors import InputError
+from cifar_lit.errors import CifarLitError, InputError
+from cifar_lit.serving.uploads import MAX_FILES
 
+_AT_ONCE = 8
 _MAX_NAME = 120
+
+Value = TypeVar("Value")
 
 
 def uploaded_path(upload: Any) -> Path:
@@ -36,6 +41,38 @@ async def read_upload(upload: Any, max_bytes: int) -> bytes:
         InputError: see `uploaded_path`.
     """
     return await asyncio.to_thread(_read, uploaded_path(upload), max_bytes + 1)
+
+
+async def do_for_each(
+    uploads: Iterable[Any], work: Callable[[Any], Awaitable[Value]], words: Callable[[CifarLitError], str] = str
+) -> list[tuple[str, Value | str]]:
+    """Does something with each of several uploads, a few at a time; one that is bad does not spoil the others.
+
+    Args:
+        uploads: what a visitor chose.
+        work: what to do.
+        words: what is said of an error.
+
+    Returns:
+        Of each upload its name, and what came of it or what was wrong.
+
+    Raises:
+        InputError: there are too many.
+    """
+    chosen = list(uploads)
+    if len(chosen) > MAX_FILES:
+        raise InputError(f"These are {len(chosen)} pictures, at most {MAX_FILES} go at once. Choose fewer.")
+    few = asyncio.Semaphore(_AT_ONCE)
+
+    async def outcome(upload: Any) -> Value | str:
+        async with few:
+            try:
+                return await work(upload)
+            except CifarLitError as error:
+                return words(error)
+
+    outcomes = await asyncio.gather(*(outcome(upload) for upload in chosen))
+    return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
 
 
 def _read(path: Path, num_bytes: int) -> bytes:

@@ -1,0 +1,220 @@
+"""Takes in what visitors upload to the page, instead of Gradio, whose protocol this speaks.
+
+Gradio leaves the half of a file for ever if its sender goes, is too slow or the server is killed, and never removes
+what the server before had. Here each server has a folder in Gradio's that it holds locked:
+
+    FOLDER/<token>/<token>/NAME   an upload, complete
+
+What is not complete is removed when its request ends; uploads after an hour, or earlier if there are too many bytes of
+them; and the folders of servers that are gone when the next one starts.
+"""
+
+import asyncio
+import contextlib
+import errno
+import os
+import secrets
+import shutil
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from gradio.utils import get_upload_folder
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import MultipartParser
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+
+from cifar_lit.errors import CifarLitError, InputError, SettingError
+from cifar_lit.files import hold, try_lock
+from cifar_lit.serving.page.upload_form import Progress, UploadForm
+from cifar_lit.serving.replies import RequestError, reply, status_of
+from cifar_lit.serving.uploads import is_form, options_of
+
+LIFETIME_S = 3600.0
+MAX_KEPT_BYTES = 4 * 2**30
+PATH = "/gradio_api/upload"
+
+_OURS = "cifar_lit"
+_SWEEP_S = 600.0
+_LARGE_BYTES = 256 * 1024
+"""After so much of an upload another thread writes it: the disk may be slow."""
+_PROGRESS_S = 0.05
+_KNOWN_WITHIN_S = 3.0
+_MAX_FOLLOWED = 256
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+class Uploads:
+    """The uploads of one server.
+
+    Args:
+        max_file_bytes: of one file.
+        known: paths of complete uploads; Gradio hands those out that are in it.
+    """
+
+    def __init__(self, max_file_bytes: int, known: set[str]) -> None:
+        self._max_file_bytes = max_file_bytes
+        self._known = known
+        self._complete: OrderedDict[Path, tuple[float, int]] = OrderedDict()  # since when, and bytes; oldest first
+        self._num_bytes = 0
+        self._followed: OrderedDict[str, Progress] = OrderedDict()
+        self._folder: Path | None = None
+
+    def add_to(self, app: FastAPI) -> None:
+        """Adds the routes. To be called before the page is mounted."""
+        app.add_api_route(PATH, self._receive, methods=["POST"], include_in_schema=False)
+        app.add_api_route(f"{PATH}_progress", self._tell, methods=["GET"], include_in_schema=False)
+        outer = app.router.lifespan_context
+
+        @contextlib.asynccontextmanager
+        async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
+            async with outer(app) as state, self._kept():
+                yield state
+
+        app.router.lifespan_context = lifespan
+
+    @contextlib.asynccontextmanager
+    async def _kept(self) -> AsyncIterator[None]:
+        """Uploads can be taken meanwhile.
+
+        Raises:
+            SettingError: Gradio's folder can't be written.
+        """
+        base = Path(get_upload_folder()) / _OURS
+        try:
+            folder, lock = await asyncio.to_thread(_own_folder, base)
+        except OSError as error:
+            raise SettingError(
+                f"{error.filename} can't be written ({error.strerror}), where uploads are kept. Name another folder in "
+                "GRADIO_TEMP_DIR."
+            ) from error
+        self._folder = folder
+        sweeping = asyncio.create_task(self._sweep_now_and_then())
+        try:
+            yield
+        finally:
+            sweeping.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await sweeping
+            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+            os.close(lock)
+
+    async def _sweep_now_and_then(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            await self._sweep()
+
+    async def _sweep(self) -> None:
+        """Removes uploads that are too old, and the oldest if there are too many bytes of them."""
+        found = []
+        for path, (since, size) in self._complete.items():
+            if since > time.monotonic() - LIFETIME_S and self._num_bytes <= MAX_KEPT_BYTES:
+                break
+            found.append(path)
+            self._num_bytes -= size
+        for path in found:
+            del self._complete[path]
+            self._known.discard(str(path))
+        for path in found:
+            await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
+
+    async def _receive(self, request: Request, upload_id: str = "") -> Response:
+        progress = self._follow(upload_id)
+        try:
+            paths = await self._read(request, progress)
+        except CifarLitError as error:  # in words alone: the page shows the body as it is
+            return PlainTextResponse(str(error), status_of(error))
+        finally:
+            progress.done = True
+        for path in paths:
+            size = path.stat().st_size
+            self._complete[path] = (time.monotonic(), size)
+            self._num_bytes += size
+            self._known.add(str(path))
+        await self._sweep()
+        return reply([str(path) for path in paths])
+
+    async def _read(self, request: Request, progress: Progress) -> list[Path]:
+        """The files of a form, when all of it has come; otherwise nothing of it stays."""
+        content_type = request.headers.get("content-type", "")
+        boundary = options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
+        if not is_form(content_type) or not boundary:
+            raise InputError("This is not a form with files.", "malformed")
+        if self._folder is None:
+            raise RequestError(503, "The server is starting. Send it again.", retry_after_s=1)
+        form = UploadForm(self._folder, self._max_file_bytes, progress)
+        try:
+            parser = MultipartParser(boundary, form.callbacks)
+            async for chunk in request.stream():
+                if form.num_bytes > _LARGE_BYTES:
+                    await asyncio.to_thread(parser.write, chunk)
+                else:
+                    parser.write(chunk)
+            parser.finalize()
+            if not form.complete:
+                raise InputError("The form ends before its last boundary.", "malformed")
+        except BaseException as error:
+            form.discard()
+            if isinstance(error, FormParserError):
+                raise InputError(f"The form can't be read ({error}).", "malformed") from error
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise RequestError(507, "There is no room for this file now. Send it again later.") from error
+            raise
+        return form.paths
+
+    def _follow(self, upload_id: str) -> Progress:
+        progress = Progress()
+        if upload_id:
+            self._followed[upload_id[:100]] = progress
+            while len(self._followed) > _MAX_FOLLOWED:
+                self._followed.popitem(last=False)
+        return progress
+
+    async def _tell(self, upload_id: str = "") -> Response:
+        until = time.monotonic() + _KNOWN_WITHIN_S
+        while (progress := self._followed.get(upload_id[:100])) is None:
+            if time.monotonic() > until:
+                return PlainTextResponse("Upload not found", 404)
+            await asyncio.sleep(_PROGRESS_S)
+        return StreamingResponse(_events(progress), media_type="text/event-stream")
+
+
+async def _events(progress: Progress) -> AsyncIterator[bytes]:
+    """What the page's bar listens to, until the upload ends."""
+    told = 0
+    while True:
+        done = progress.done
+        if progress.num_bytes > told:
+            size, told = progress.num_bytes - told, progress.num_bytes
+            yield _event({"msg": "update", "orig_name": progress.name, "chunk_size": size})
+        if done:
+            yield _event({"msg": "done"})
+            return
+        await asyncio.sleep(_PROGRESS_S)
+
+
+def _event(content: dict[str, Any]) -> bytes:
+    return b"data: " + orjson.dumps(content) + b"\n\n"
+
+
+def _own_folder(base: Path) -> tuple[Path, int]:
+    """A new folder that is locked until the descriptor is closed, or the process ends; those of others, if they have
+    ended, are removed."""
+    base.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with hold(base, 30, SettingError):
+        for path in base.iterdir():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                if try_lock(descriptor):
+                    shutil.rmtree(path, ignore_errors=True)
+            finally:
+                os.close(descriptor)
+        folder = base / secrets.token_hex(8)
+        folder.mkdir(mode=0o700)
+        lock = os.open(folder, os.O_RDONLY)
+        assert try_lock(lock)
+        return folder, lock
