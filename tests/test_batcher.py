@@ -87,6 +87,20 @@ def make(model: Callable[[list[int]], list[int]], **settings: float) -> Batcher:
     return MicroBatcher(model, **values)
 
 
+def run_with_model(
+    test: Callable[[Model, Batcher], Coroutine[Any, Any, None]], *, held: bool = True, **settings: float
+) -> None:
+    """`run`, with a model and its batcher, which is closed at the end."""
+
+    async def with_model() -> None:
+        model = Model(held=held)
+        batcher = make(model, **settings)
+        await test(model, batcher)
+        await batcher.close()
+
+    run(with_model)
+
+
 async def submit(batcher: Batcher, *items: int, max_age_s: float | None = None) -> list[asyncio.Task[Done[int]]]:
     """Submits items, and returns when each of them waits (or was turned away)."""
     tasks = [asyncio.create_task(batcher.submit(item, max_age_s=max_age_s)) for item in items]
@@ -111,23 +125,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 
 def test_an_idle_batcher_starts_at_once_with_what_there_is() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         assert await model.next_batch() == [1]
         assert len(batcher) == 0
         model.let_go()
         assert await results(tasks) == [2]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 def test_what_comes_while_a_batch_runs_rides_together_in_order_and_bounded() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         for item in range(2, 7):
@@ -139,15 +148,12 @@ def test_what_comes_while_a_batch_runs_rides_together_in_order_and_bounded() -> 
         assert await results(tasks) == [2, 4, 6, 8, 10, 12]
         assert model.batches == [[1], [2, 3, 4], [5, 6]]
         assert [task.result().batch_size for task in tasks] == [1, 3, 3, 3, 2, 2]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 def test_times_are_those_of_the_wait_and_of_the_batch(clock: SimpleNamespace) -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         first = await submit(batcher, 1)
         await model.next_batch()
         clock.now = 3
@@ -160,28 +166,22 @@ def test_times_are_those_of_the_wait_and_of_the_batch(clock: SimpleNamespace) ->
         await results(first + second)
         times = [(task.result().queue_s, task.result().run_s) for task in first + second]
         assert times == [(0, 5), (2, 7)]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 def test_batches_run_one_at_a_time_on_one_thread_that_is_not_the_loops() -> None:
-    async def test() -> None:
-        model = Model(held=False)
-        batcher = make(model, max_waiting=200)
+    async def test(model: Model, batcher: Batcher) -> None:
         assert await results(await submit(batcher, *range(200))) == [2 * item for item in range(200)]
         assert len(model.threads) == 1
         assert threading.get_ident() not in model.threads
         assert not model.overlapped
-        await batcher.close()
 
-    run(test)
+    run_with_model(test, held=False, max_waiting=200)
 
 
 def test_a_call_runs_on_the_batchers_thread_between_two_batches() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         tasks += await submit(batcher, 2)
@@ -196,18 +196,15 @@ def test_a_call_runs_on_the_batchers_thread_between_two_batches() -> None:
         assert seen == [(*model.threads, 1)]
         with pytest.raises(ZeroDivisionError):
             await batcher.call(lambda: 1 // 0)
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 # What is turned away
 
 
 def test_a_full_queue_rejects_at_once() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model, max_waiting=2)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         tasks += await submit(batcher, 2, 3)
@@ -218,9 +215,8 @@ def test_a_full_queue_rejects_at_once() -> None:
         model.let_go()
         assert await results(tasks) == [2, 4, 6]
         assert await results(await released(model, batcher, 5)) == [10]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test, max_waiting=2)
 
 
 async def released(model: Model, batcher: Batcher, *items: int) -> list[asyncio.Task[Done[int]]]:
@@ -229,9 +225,7 @@ async def released(model: Model, batcher: Batcher, *items: int) -> list[asyncio.
 
 
 def test_those_who_left_take_no_room_in_the_queue() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model, max_waiting=2)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         for task in await submit(batcher, 2, 3):
@@ -243,16 +237,13 @@ def test_those_who_left_take_no_room_in_the_queue() -> None:
         model.let_go()
         assert await results(tasks) == [2, 8, 10]
         assert model.batches == [[1], [4, 5]]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test, max_waiting=2)
 
 
 @pytest.mark.parametrize(("own", "limit"), [(None, 10.0), (4.0, 4.0), (40.0, 10.0)])
 def test_what_waited_too_long_is_not_run(clock: SimpleNamespace, own: float | None, limit: float) -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model, max_age_s=10)
+    async def test(model: Model, batcher: Batcher) -> None:
         first = await submit(batcher, 1)
         await model.next_batch()
         late = await submit(batcher, 2, max_age_s=own)
@@ -265,9 +256,8 @@ def test_what_waited_too_long_is_not_run(clock: SimpleNamespace, own: float | No
         with pytest.raises(DeadlineError, match=f"no answer within {limit:g} s. Send it again later"):
             await late[0]
         assert model.batches == [[1], [3]]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test, max_age_s=10)
 
 
 @pytest.mark.parametrize("setting", ["max_batch_size", "max_waiting", "max_age_s"])
@@ -281,9 +271,7 @@ def test_senseless_settings_are_refused(setting: str, value: int) -> None:
 
 
 def test_an_item_whose_caller_left_is_never_run() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         tasks += await submit(batcher, 2, 3, 4, 5)
@@ -295,15 +283,12 @@ def test_an_item_whose_caller_left_is_never_run() -> None:
         assert model.batches == [[1], [2, 5]]
         assert tasks[2].cancelled()
         assert tasks[3].cancelled()
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 def test_a_caller_who_leaves_during_the_batch_changes_nothing_for_the_others() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1, 2, 3)
         assert await model.next_batch() == [1, 2, 3]
         tasks[1].cancel()
@@ -312,15 +297,12 @@ def test_a_caller_who_leaves_during_the_batch_changes_nothing_for_the_others() -
         model.let_go()
         model.let_go()
         assert await results([tasks[0], tasks[2], *later]) == [2, 6, 8]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 def test_when_all_left_the_next_is_answered() -> None:
-    async def test() -> None:
-        model = Model()
-        batcher = make(model)
+    async def test(model: Model, batcher: Batcher) -> None:
         for task in await submit(batcher, 1, 2):
             task.cancel()
         tasks = await submit(batcher, 3)
@@ -328,18 +310,15 @@ def test_when_all_left_the_next_is_answered() -> None:
         model.let_go()
         assert await results(tasks) == [6]
         assert model.batches == [[3]]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test)
 
 
 # Failures
 
 
 def test_a_bad_item_fails_alone_with_its_own_exception() -> None:
-    async def test() -> None:
-        model = Model(held=False)
-        batcher = make(model, max_batch_size=5)
+    async def test(model: Model, batcher: Batcher) -> None:
         tasks = await submit(batcher, 1, -2, 3, -4, 5)
         await asyncio.wait(tasks)
         assert model.batches == [[1, -2, 3, -4, 5]]
@@ -350,9 +329,8 @@ def test_a_bad_item_fails_alone_with_its_own_exception() -> None:
             assert error.args == (item,)
         assert model.calls == 6
         assert await results(await submit(batcher, 6)) == [12]
-        await batcher.close()
 
-    run(test)
+    run_with_model(test, held=False, max_batch_size=5)
 
 
 @pytest.mark.parametrize("given", [[], [1], [1, 2, 3]])

@@ -397,7 +397,7 @@ def assert_no_file(url: str, path: str) -> None:
     if path.startswith(("/gradio_api/file=", "/file=")):
         refused: tuple[int, ...] = (403, 404)
     else:
-        refused = (400, 403, 404, 405, 422, *((500,) if path.startswith("/gradio_api/proxy=") else ()))
+        refused = (400, 403, 404, 405, 422)
     assert reply.status in refused, (path, reply.status, reply.body[:200])
     assert b"root:" not in reply.body, path
     assert_discreet(reply.body.decode(errors="replace"), said=unquote(path))
@@ -511,3 +511,61 @@ def test_errors_of_the_page_are_as_discreet(client: httpx.Client) -> None:
         response = client.request(method, path, content=body, headers={"Content-Type": "application/json"})
         assert response.status_code >= 400 or "event: error" in response.text, path
         assert_discreet(response.text)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/?page=nonsense",
+        "/?deep_link=../..",
+        "/config?page=nonsense",
+        "/gradio_api/proxy=%00",
+        "/gradio_api/proxy=http://127.0.0.1:1/",
+        "/gradio_api/file=%00",
+        "/gradio_api/custom_component/%00/client/%2e%2e/x",
+        "/assets/" + "a" * 5_000,
+        "/static/%00",
+        "/pwa_icon/99999999",
+    ],
+)
+def test_an_odd_path_of_the_page_is_no_failure(url: str, method: str, path: str) -> None:
+    assert exchange(url, head(f"{method} {path}"), method).status < 500
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("run/none", b'{"data": []}'),
+        ("run/predict", b'{"data": [], "fn_index": 99999, "session_hash": "x"}'),
+        ("run/predict", b'{"data": [], "fn_index": -1, "session_hash": "x"}'),
+        ("call/none", b'{"data": []}'),
+        ("call/v2/predict", b"{}"),
+        ("call/v2/predict", b'{"data": []}'),
+        ("call/v2/none", b'{"data": []}'),
+        ("queue/join", b'{"data": [], "fn_index": 99999, "session_hash": "x"}'),
+        ("component_server", b'{"data": [], "component_id": 99999, "fn_name": "x", "session_hash": "x"}'),
+    ],
+)
+def test_an_event_that_the_page_does_not_have_is_no_failure(client: httpx.Client, path: str, body: bytes) -> None:
+    response = client.post(f"/gradio_api/{path}", content=body, headers={"Content-Type": "application/json"})
+    assert 400 <= response.status_code < 500
+    assert_discreet(response.text)
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "multipart/form-data; boundary=x"])
+@pytest.mark.parametrize("path", ["run/predict", "call/predict", "queue/join", "component_server", "cancel", "reset"])
+def test_a_body_that_is_no_text_is_no_failure(client: httpx.Client, path: str, kind: str) -> None:
+    response = client.post(f"/gradio_api/{path}", content=b"\xff", headers={"Content-Type": kind})
+    assert 400 <= response.status_code < 500
+
+
+def test_the_head_of_an_answer_has_no_body(url: str) -> None:
+    for path in ("/health", "/ready", "/version"):
+        with connected(url) as connection:
+            connection.send(head(f"HEAD {path}"))
+            reply = connection.reply("HEAD")
+            assert (reply.status, reply.body) == (200, b"")
+            assert int(reply.headers["content-length"]) > 10
+            connection.send(head("GET /health"))
+            assert connection.reply("GET").body == b'{"status":"ok"}', "the next answer follows at once"

@@ -1,4 +1,5 @@
 import asyncio
+import base64
 import json
 import os
 import re
@@ -25,6 +26,7 @@ from cifar_lit.errors import DeadlineError, OverloadedError
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.app import Options, create_app
+from cifar_lit.serving.inference_routes import InferenceAnswer
 from cifar_lit.serving.predictor import Predictor
 from cifar_lit.serving.rest import MAX_FORM_BYTES
 from cifar_lit.serving.service import Limits
@@ -196,6 +198,15 @@ def test_another_method_is_not_for_a_path(client: TestClient, path: str, allowed
         assert response.json()["detail"].startswith(f"{method} is not for this path")
 
 
+@pytest.mark.parametrize("path", ["/health", "/ready", "/version"])
+def test_the_head_of_an_answer_is_that_of_the_whole(client: TestClient, asleep: TestClient, path: str) -> None:
+    for each in (client, asleep):
+        whole, head = each.get(path), each.head(path)
+        assert head.status_code == whole.status_code
+        for name in ("content-type", "content-length", "retry-after"):
+            assert head.headers.get(name) == whole.headers.get(name)
+
+
 def test_an_unknown_path_is_not_found(client: TestClient) -> None:
     assert client.post("/nothing", content=PNG).status_code == 404
 
@@ -362,9 +373,9 @@ def test_every_route_is_described(app: FastAPI, schema: dict[str, Any]) -> None:
                 assert {"400", "401", "413", "415", "422", "503", "504"} <= set(operation["responses"]), path
             for status, response in operation["responses"].items():
                 assert response["description"], (path, status)
-                if not path.startswith("/v2"):  # their bodies are the protocol's own
-                    for media in response["content"].values():
-                        assert media.get("schema") or media.get("example"), (path, status)
+                assert response["content"], (path, status)
+                for media in response["content"].values():
+                    assert media["schema"], (path, status)
 
 
 def test_predict_is_described_with_examples(schema: dict[str, Any]) -> None:
@@ -385,8 +396,29 @@ def test_answers_are_as_described(client: TestClient, schema: dict[str, Any]) ->
         (client.get("/health").json(), "HealthBody"),
         (client.get("/ready").json(), "ReadyBody"),
         (client.get("/version").json(), "VersionBody"),
+        (client.get("/v2").json(), "ServerMetadata"),
+        (client.get("/v2/health/live").json(), "ServerLive"),
+        (client.get("/v2/health/ready").json(), "ServerReady"),
+        (client.get("/v2/models/cifar10").json(), "ModelMetadata"),
+        (client.get("/v2/models/cifar10").json()["inputs"][0], "TensorMetadata"),
+        (client.get("/v2/models/cifar10/ready").json(), "ModelReady"),
     ]:
         assert list(body) == list(schema["components"]["schemas"][name]["properties"])
+
+
+@pytest.mark.parametrize("parameters", [{}, {"binary_data": True}])
+def test_an_inference_is_answered_as_described(
+    client: TestClient, schema: dict[str, Any], parameters: dict[str, bool]
+) -> None:
+    image = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [base64.b64encode(PNG).decode()]}
+    outputs = [{"name": name, "parameters": parameters} for name in ("probabilities", "prediction")]
+    response = client.post("/v2/models/cifar10/infer", json={"id": "42", "inputs": [image], "outputs": outputs})
+    length = int(response.headers.get("inference-header-content-length", len(response.content)))
+    answer = InferenceAnswer.model_validate_json(response.content[:length], strict=True, extra="forbid")
+    assert (answer.id, answer.model_version) == ("42", "v0001")
+    for tensor in answer.outputs:
+        assert (tensor.data is None) == (tensor.parameters is not None) == bool(parameters)
+    assert {"InferenceAnswer", "OutputTensor"} <= set(schema["components"]["schemas"])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])

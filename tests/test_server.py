@@ -371,6 +371,33 @@ def _is_listening(address: tuple[str, int]) -> bool:
     return True
 
 
+def test_what_is_asked_at_the_end_on_a_connection_that_was_open_is_turned_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "_LAST_WORDS_S", 5)  # the server's end waits for it
+    with running() as found, connected(found.url) as used, connected(found.url) as new, connected(found.url) as half:
+        used.send(head("POST /", "Content-Length: 1") + b"x")
+        assert used.reply().status == 200
+        half.send(b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Le")
+        assert is_alive(found.url)
+        found.stop()
+        until = time.monotonic() + 20
+        while _is_listening(used.address):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+        time.sleep(0.3)  # uvicorn tells its connections after its listener
+        num_heads = len(found.application.heads)
+        used.send(head("POST /", "Content-Length: 1") + b"x")
+        new.send(head("GET /"))
+        half.send(b"ngth: 1\r\n\r\nx")
+        for connection in (used, new, half):
+            reply = connection.reply()
+            assert (reply.status, reply.headers["retry-after"], reply.headers["connection"]) == (503, "1", "close")
+            assert reply.body == b'{"detail":"the server is stopping. Send it again."}'
+            assert connection.is_closed_by_server()
+        assert len(found.application.heads) == num_heads
+
+
 def test_connections_without_a_request_do_not_hold_up_the_end() -> None:
     with running() as found, connected(found.url) as silent, connected(found.url) as half, connected(found.url) as idle:
         half.send(b"POST / HT")

@@ -228,12 +228,13 @@ def test_nothing_is_taken_before_there_is_a_version() -> None:
     async def test() -> None:
         play = Play()
         play.stage.ready = False
-        assert not play.service.ready
+        with pytest.raises(OverloadedError, match="no version can be served yet"):
+            play.service.check_room(0)
         for call in (play.service.predict(FILES[0]), play.service.predict_all(FILES), play.service.explain(FILES[0])):
             with pytest.raises(OverloadedError, match="no version can be served yet"):
                 await call
         play.stage.ready = True
-        assert play.service.ready
+        play.service.check_room(0)
         await play.service.predict(FILES[0])
         await play.service.close()
 
@@ -388,7 +389,8 @@ def test_close_finishes_what_is_on_its_way_and_takes_nothing_more(where: str) ->
         await ticks(10)
         closing = asyncio.create_task(service.close())
         await ticks()
-        assert not service.ready
+        with pytest.raises(OverloadedError, match="the server is stopping"):
+            service.check_room(0)
         for call in (service.predict(FILES[0]), service.predict_all(FILES[:2]), service.explain(FILES[0])):
             with pytest.raises(OverloadedError, match="the server is stopping. Send it again"):
                 await call
@@ -457,7 +459,7 @@ def test_answers_are_the_predictors_whatever_the_batch(copy: Registry) -> None:
         service = Service(Champion(copy, poll_s=0.01), Decoder(workers=2), Limits(max_batch_size=7), told.append)
         await service.start()
         try:
-            assert service.ready
+            service.check_room(0)
             singly = [await service.predict(data) for data in files[:5]]
             check(singly, expected[:5])
             assert {answer.batch_size for answer in singly} == {1}

@@ -19,9 +19,12 @@ from finetuning import DRAWN, QUICK, tree
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrections, increment, synthetic
 from cifar_lit.errors import DataError, SettingError
+from cifar_lit.registry.version import Version
+from cifar_lit.serving.page.teach_desk import View
+from cifar_lit.serving.page.teach_html import verdict
 from cifar_lit.serving.predictor import Predictor
 from cifar_lit.serving.teaching import BusyError, Teacher
-from cifar_lit.serving.tuning import LOG, Job, error_of
+from cifar_lit.serving.tuning import LOG, Job, Tuning, error_of
 
 MORE = synthetic.draw("train", 4_000)
 OPTIONS = [*DRAWN, *QUICK, "--trainer.accelerator", "cpu"]
@@ -204,6 +207,50 @@ def test_stopping_ends_the_child_and_its_group_and_leaves_the_registry_alone(
         assert children() == children(child) == set()
         assert tree(root) == before
         assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
+
+    asyncio.run(test())
+
+
+def test_a_fine_tuning_that_takes_too_long_is_ended_and_said_so(root: Path, tmp_path: Path) -> None:
+    async def test() -> None:
+        options = [*OPTIONS, *ENDLESS]
+        one, before = Teacher(root, tmp_path / "teach", options=options, nice=0, learn_timeout_s=0.3), tree(root)
+        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        await one.start()
+        job = await one.wait()
+        assert job is not None
+        assert (job.state, job.version) == ("failed", None), job
+        assert job.reason.startswith("It took longer than 0.005 minutes and was ended. Give it fewer pictures")
+        assert children() == set()
+        assert tree(root) == before
+        assert one.num_corrections == 1
+        assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
+        assert job.reason in verdict(View(job, 1, ""))
+        assert (await one.start()).state == "running", "the next one can begin"
+        await one.stop()
+
+    asyncio.run(test())
+
+
+def test_a_version_that_is_being_published_is_not_given_up(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        one = Teacher(root, tmp_path / "teach", learn_timeout_s=0.05)
+        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+
+        async def learn(tuning: Tuning, increment: Path | None) -> Version:
+            tuning.taken.set()
+            tuning._change(stage="publishing")
+            await asyncio.sleep(0.3)
+            return one.registry.get("v0001")
+
+        monkeypatch.setattr(Tuning, "_learn", learn)
+        monkeypatch.setattr(Tuning, "_keep", lambda tuning, version: None)
+        await one.start()
+        job = await one.wait()
+        assert job is not None
+        assert job.state == "promoted"
 
     asyncio.run(test())
 

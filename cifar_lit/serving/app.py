@@ -23,11 +23,12 @@ from cifar_lit.serving.gatekeeper import Gatekeeper
 from cifar_lit.serving.inference_routes import PREFIX, add_inference
 from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
 from cifar_lit.serving.metrics import Metrics
+from cifar_lit.serving.page.cache import PageCache
 from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError, error_reply
 from cifar_lit.serving.rest import Admission, add_rest, max_body
 from cifar_lit.serving.service import Limits, Service
-from cifar_lit.serving.teaching import Teacher
+from cifar_lit.serving.teaching import LEARN_TIMEOUT_S, Teacher
 
 MAX_UPLOAD_BYTES = 201 * 1024 * 1024
 """Of a form that the page sends: an increment of 200 MiB."""
@@ -52,6 +53,7 @@ class Options:
         password: of those who may teach and choose what is served; None for nobody.
         teach: folder of corrections and fine-tunings, made when it is needed; None for a page without teaching.
         finetune: options of `cifar-lit finetune` for the page's fine-tunings, as on its command line.
+        finetune_timeout_s: after which one of them is ended.
         poll_s: how often the registry is looked at for a new champion.
     """
 
@@ -65,6 +67,7 @@ class Options:
     password: str | None = field(default=None, repr=False)
     teach: Path | None = None
     finetune: tuple[str, ...] = ()
+    finetune_timeout_s: float = LEARN_TIMEOUT_S
     poll_s: float = 0.5
 
 
@@ -83,7 +86,12 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     login = Login(options.password)
     teacher = None
     if options.page and options.teach is not None:
-        teacher = Teacher(champion.registry.root, options.teach, options=options.finetune)
+        teacher = Teacher(
+            champion.registry.root,
+            options.teach,
+            options=options.finetune,
+            learn_timeout_s=options.finetune_timeout_s,
+        )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -115,6 +123,8 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     app.add_exception_handler(CifarLitError, _on_error)
 
     (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
+    if options.page:
+        app.add_middleware(PageCache)
     app.add_middleware(_Shortcut, route=predict)
     app.add_middleware(Gatekeeper, metrics=metrics, hosts=options.hosts, max_body=_max_body)
     if options.page:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
+from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cifar_lit.errors import InputError, VersionNotFoundError
@@ -48,6 +49,76 @@ _BODY = {
 }
 
 
+class ServerMetadata(BaseModel):
+    """What this server is."""
+
+    name: str = Field(examples=["cifar_lit"])
+    version: str = Field(description="Of the code.", examples=["1.0"])
+    extensions: list[str] = Field(examples=[["binary_tensor_data"]])
+
+
+class ServerLive(BaseModel):
+    """The process lives."""
+
+    live: bool = Field(examples=[True])
+
+
+class ServerReady(BaseModel):
+    """Pictures are answered."""
+
+    ready: bool = Field(examples=[True])
+
+
+class ModelReady(BaseModel):
+    """The model answers."""
+
+    name: str = Field(examples=[inference_v2.MODEL_NAME])
+    ready: bool = Field(examples=[True])
+
+
+class TensorMetadata(BaseModel):
+    """An input or an output."""
+
+    name: str = Field(examples=["image"])
+    datatype: str = Field(examples=["BYTES"])
+    shape: list[int] = Field(description="-1 is the number of images.", examples=[[-1]])
+    parameters: dict[str, str] = Field(examples=[{"description": "image files (PNG, JPEG, WebP)"}])
+
+
+class ModelMetadata(BaseModel):
+    """What the model takes and gives."""
+
+    name: str = Field(examples=[inference_v2.MODEL_NAME])
+    versions: list[str] = Field(examples=[["v0001"]])
+    platform: str = Field(examples=[inference_v2.PLATFORM])
+    inputs: list[TensorMetadata] = Field(description="One of them is to be given.")
+    outputs: list[TensorMetadata]
+    parameters: dict[str, str | int] = Field(examples=[{"class_names": "airplane,automobile", "max_items": 64}])
+
+
+class OutputTensor(BaseModel):
+    """An output of all images."""
+
+    name: str = Field(examples=["prediction"])
+    datatype: str = Field(examples=["BYTES"])
+    shape: list[int] = Field(examples=[[1]])
+    data: list[float] | list[str] | None = Field(
+        default=None, description="Row by row; left out if the values follow the JSON.", examples=[["cat"]]
+    )
+    parameters: dict[str, int] | None = Field(
+        default=None, description="binary_data_size, if the values follow the JSON.", examples=[None]
+    )
+
+
+class InferenceAnswer(BaseModel):
+    """The answers to all images; binary tensors may follow the JSON."""
+
+    model_name: str = Field(examples=[inference_v2.MODEL_NAME])
+    model_version: str = Field(description="The version that answered.", examples=["v0001"])
+    outputs: list[OutputTensor]
+    id: str | None = Field(default=None, description="The request's, if it had one.", examples=["42"])
+
+
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "What was wrong, in words.", **_ERROR} for status in statuses}
 
@@ -66,17 +137,23 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
             )
         return current
 
-    @app.get(PREFIX, summary="What this server is", tags=["Open Inference Protocol"])
+    @app.get(PREFIX, summary="What this server is", response_model=ServerMetadata, tags=["Open Inference Protocol"])
     async def server() -> Response:
         return reply(inference_v2.server_metadata(app.version))
 
-    @app.get(f"{PREFIX}/health/live", summary="Does the process live?", tags=["Open Inference Protocol"])
+    @app.get(
+        f"{PREFIX}/health/live",
+        summary="Does the process live?",
+        response_model=ServerLive,
+        tags=["Open Inference Protocol"],
+    )
     async def live() -> Response:
         return reply({"live": True})
 
     @app.get(
         f"{PREFIX}/health/ready",
         summary="Are pictures answered?",
+        response_model=ServerReady,
         tags=["Open Inference Protocol"],
         responses=_errors(503),
     )
@@ -84,17 +161,37 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
         service.check_room(0)
         return reply({"ready": True})
 
-    @app.get(_MODEL, summary="What the model takes and gives", tags=["Open Inference Protocol"], responses=_errors(404))
-    @app.get(_VERSION, summary="The same, of a version", tags=["Open Inference Protocol"], responses=_errors(404))
+    @app.get(
+        _MODEL,
+        summary="What the model takes and gives",
+        response_model=ModelMetadata,
+        tags=["Open Inference Protocol"],
+        responses=_errors(404),
+    )
+    @app.get(
+        _VERSION,
+        summary="The same, of a version",
+        response_model=ModelMetadata,
+        tags=["Open Inference Protocol"],
+        responses=_errors(404),
+    )
     async def model(name: str, version: str | None = None) -> Response:
         current = served(name, version)
         return reply(inference_v2.model_metadata(current, service.champion.serving.predictor.class_names))
 
     @app.get(
-        f"{_MODEL}/ready", summary="Is the model ready?", tags=["Open Inference Protocol"], responses=_errors(404, 503)
+        f"{_MODEL}/ready",
+        summary="Is the model ready?",
+        response_model=ModelReady,
+        tags=["Open Inference Protocol"],
+        responses=_errors(404, 503),
     )
     @app.get(
-        f"{_VERSION}/ready", summary="Is this version ready?", tags=["Open Inference Protocol"], responses=_errors(404)
+        f"{_VERSION}/ready",
+        summary="Is this version ready?",
+        response_model=ModelReady,
+        tags=["Open Inference Protocol"],
+        responses=_errors(404),
     )
     async def model_ready(name: str, version: str | None = None) -> Response:
         served(name, version)
@@ -104,6 +201,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
     @app.post(
         f"{_MODEL}/infer",
         summary="Classify images",
+        response_model=InferenceAnswer,
         tags=["Open Inference Protocol"],
         responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
         openapi_extra=_BODY,
@@ -111,6 +209,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
     @app.post(
         f"{_VERSION}/infer",
         summary="Classify images by one version",
+        response_model=InferenceAnswer,
         tags=["Open Inference Protocol"],
         responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
         openapi_extra=_BODY,

@@ -208,6 +208,9 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
     async def version() -> Response:
         return reply(describe(service))
 
+    for path, endpoint in (("/health", health), ("/ready", ready), ("/version", version)):
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # the server leaves the body out
+
     @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         metrics.pending.set(service.pending)

@@ -12,10 +12,12 @@ import httptools
 import uvicorn
 import uvloop
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from cifar_lit.errors import SettingError
+from cifar_lit.errors import OverloadedError, SettingError
 from cifar_lit.memory import keep_freed_memory
+from cifar_lit.serving.replies import error_reply
 
 HEAD_TIMEOUT_S = 10.0
 MAX_HEAD_BYTES = 64 * 1024
@@ -24,6 +26,8 @@ _CHUNK_BYTES = 12
 _SHUTDOWN_S = 12
 _ENDLESS = "/gradio_api/heartbeat/"
 """What a page asks for and reads as long as it is open."""
+_LAST_WORDS_S = 0.5
+"""So long a connection without a request stays open at the end: a client that asks just then hears why not."""
 _SWITCH_S = 0.0005
 
 
@@ -84,6 +88,10 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
+async def _turn_away_at_the_end(scope: Scope, receive: Receive, send: Send) -> None:
+    await error_reply(OverloadedError("the server is stopping. Send it again."))(scope, receive, send)
+
+
 class _Protocol(HttpToolsProtocol):
     """HTTP with bounds for all of a request but its body: uvicorn waits for it for ever, and takes any size."""
 
@@ -93,6 +101,7 @@ class _Protocol(HttpToolsProtocol):
     _complete = True
     """The message has been read."""
     _data = b""
+    _stopping = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -117,7 +126,10 @@ class _Protocol(HttpToolsProtocol):
             self._refuse_head()
             raise ValueError("the head is too large")  # or the parser would go on
         if not self._wants_upgrade():
+            if self._stopping:
+                self.app = _turn_away_at_the_end
             super().on_headers_complete()
+            self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = max(0, self._num_bytes - len(body) - _CHUNK_BYTES)
@@ -153,8 +165,16 @@ class _Protocol(HttpToolsProtocol):
             super().send_400_response(msg)
 
     def shutdown(self) -> None:
+        self._stopping = True
+        if self.cycle is None or self.cycle.response_complete:
+            self.loop.call_later(_LAST_WORDS_S, self._close_if_idle)
+            return
         super().shutdown()
-        if self.cycle is not None and self.cycle.scope["path"].startswith(_ENDLESS):  # no answer is owed to it
+        if self.cycle.scope["path"].startswith(_ENDLESS):  # no answer is owed to it
+            self.transport.close()
+
+    def _close_if_idle(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
             self.transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:

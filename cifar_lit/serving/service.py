@@ -98,10 +98,6 @@ class Service:
         """Pictures on their way."""
         return self._pending
 
-    @property
-    def ready(self) -> bool:
-        return self.champion.ready and not self._draining
-
     async def start(self) -> None:
         torch.set_num_threads(1)  # the other cores have requests and pictures to work on
         await asyncio.gather(self._decoder.start(), self.champion.start())

@@ -33,9 +33,11 @@ from cifar_lit.serving import child
 from cifar_lit.serving.tuning import Job, Places, Tuning, error_of, tidy
 
 UPLOAD_LIFETIME_S = 3600.0
+LEARN_TIMEOUT_S = 2 * 3600.0
 
 _CHECKS_TOO = ("--data.root", "--data.source", "--data.num_synthetic")
 _LOGS_KEPT = 50
+_OVERDUE = "It took longer than {minutes:,g} minutes and was ended. Give it fewer pictures to learn, or fewer epochs."
 
 
 class BusyError(SettingError):
@@ -68,6 +70,7 @@ class Teacher:
         options: of `cifar-lit finetune`, as on its command line: where the old images are, the gate's demands.
         nice: how far audits and fine-tunings stand back behind other processes, 0..19.
         check_timeout_s: for one audit.
+        learn_timeout_s: for one fine-tuning; one that is being published is let go on.
     """
 
     def __init__(
@@ -78,6 +81,7 @@ class Teacher:
         options: Sequence[str] = (),
         nice: int = 10,
         check_timeout_s: float = 120.0,
+        learn_timeout_s: float = LEARN_TIMEOUT_S,
     ) -> None:
         if not 0 <= nice <= 19:
             raise SettingError(f"nice is {nice}, expected 0..19.")
@@ -88,6 +92,7 @@ class Teacher:
         self._options = list(options)
         self._nice = nice
         self._check_timeout_s = check_timeout_s
+        self._learn_timeout_s = learn_timeout_s
         self._one_check = asyncio.Semaphore()
         self._tuning: Tuning | None = None
         self._task: asyncio.Task[None] | None = None
@@ -192,14 +197,22 @@ class Teacher:
         except OSError as error:
             raise DataError(f"{error.filename} can't be written: {error.strerror}.") from error
 
+        def end_overdue() -> None:
+            if tuning.job.stage != "publishing":
+                tuning.fail(_OVERDUE.format(minutes=self._learn_timeout_s / 60))
+                task.cancel()
+
         def ended(_: asyncio.Task[None]) -> None:
+            overdue.cancel()
             try:
                 tuning.close()
             finally:
                 os.close(lock)
 
-        self._tuning, self._task = tuning, asyncio.create_task(tuning.run(increment))
-        self._task.add_done_callback(ended)
+        task = asyncio.create_task(tuning.run(increment))
+        overdue = asyncio.get_running_loop().call_later(self._learn_timeout_s, end_overdue)
+        task.add_done_callback(ended)
+        self._tuning, self._task = tuning, task
         await tuning.taken.wait()
         return tuning.job
 

@@ -134,6 +134,10 @@ class Tuning:
             _log.exception("fine-tuning %s failed", self._job.id)
             self._end("failed", "The fine-tuning could not be run; the server's log tells why.")
 
+    def fail(self, reason: str) -> None:
+        """Says why it failed, whoever ends it now."""
+        self._end("failed", reason)
+
     def close(self) -> None:
         """Leaves nothing but the log. To be called once, when `run` has ended in whatever way."""
         self.taken.set()
