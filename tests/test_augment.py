@@ -118,6 +118,68 @@ def test_what_comes_in_from_beyond_the_edge_is_picture_and_not_black() -> None:
     torch.testing.assert_close(batch, torch.full_like(batch, 255))
 
 
+def alternating(rows: torch.Tensor, epoch: int, seed: int = 0, **options) -> torch.Tensor:
+    """bool (B,): which rows are mirrored, beside a check that they are nothing else."""
+    augmentation = Augmentation(flip="alternating")
+    batch = augmentation.sample(IMAGES, rows, torch.Generator(), epoch=epoch, seed=seed, **options)
+    mirrored = (batch == plain(rows).flip(3)).flatten(1).all(dim=1)
+    assert torch.equal(~mirrored, (batch == plain(rows)).flatten(1).all(dim=1))
+    return mirrored
+
+
+def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch() -> None:
+    rows = torch.arange(40)
+    sides = [alternating(rows, epoch) for epoch in range(4)]
+    assert 10 <= sides[0].sum() <= 30
+    assert torch.equal(sides[0], ~sides[1])
+    assert torch.equal(sides[0], sides[2])
+    assert torch.equal(sides[1], sides[3])
+
+
+def test_the_first_side_is_a_fair_coin_of_row_and_seed_that_leaves_the_generator_alone() -> None:
+    rows = torch.arange(40)
+    sides = torch.stack([alternating(rows, 0, seed) for seed in range(250)]).float()
+    assert sides.mean().item() == pytest.approx(0.5, abs=0.02)
+    neighbours = (sides[:, 1:] == sides[:, :-1]).float()
+    assert neighbours.mean().item() == pytest.approx(0.5, abs=0.02)  # rows are independent
+    assert (sides[1:] == sides[:-1]).float().mean().item() == pytest.approx(0.5, abs=0.02)  # and so are seeds
+    assert sides.mean(dim=0).min() > 0.3  # of every row
+    assert sides.mean(dim=0).max() < 0.7
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(alternating(order, 0), alternating(rows, 0)[order])
+    generator = torch.Generator().manual_seed(4)
+    before = generator.get_state()
+    Augmentation(flip="alternating").sample(IMAGES, rows, generator, epoch=1, seed=5)
+    assert torch.equal(generator.get_state(), before)
+
+
+def test_an_alternating_flip_knows_an_image_by_its_row_in_the_set() -> None:
+    rows = torch.arange(20, 40)
+    part = Augmentation(flip="alternating").sample(
+        IMAGES[20:], torch.arange(20), torch.Generator(), epoch=1, seed=7, rows=rows
+    )
+    whole = Augmentation(flip="alternating").sample(IMAGES, rows, torch.Generator(), epoch=1, seed=7)
+    assert torch.equal(part, whole)
+
+
+def test_an_alternating_flip_goes_with_every_other_variation() -> None:
+    rows = torch.arange(40)
+    tiny = Augmentation(flip="alternating", rotation=1e-9, zoom=1e-9)
+    moving = Augmentation(flip="alternating", shift=3)
+    plainly = Augmentation(flip="alternating").sample(IMAGES, rows, torch.Generator(), epoch=3).float()
+    torch.testing.assert_close(tiny.sample(IMAGES, rows, torch.Generator(), epoch=3), plainly, atol=0.05, rtol=0)
+    flipped = alternating(rows, 3).tolist()
+    steps = range(-3, 4)
+    for image, row, side in zip(
+        moving.sample(IMAGES, rows, torch.Generator(), epoch=3).permute(0, 2, 3, 1).numpy(),
+        rows.tolist(),
+        flipped,
+        strict=True,
+    ):
+        ways = {moved(IMAGES[row].numpy(), side, down, right).tobytes() for down in steps for right in steps}
+        assert image.tobytes() in ways
+
+
 @pytest.mark.parametrize("size", [1, 8, 31, 32])
 def test_cutout_blanks_one_grey_square_inside_the_picture(size: int) -> None:
     black = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
@@ -133,6 +195,7 @@ def test_cutout_blanks_one_grey_square_inside_the_picture(size: int) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        ({"flip": "sometimes"}, "flip is 'sometimes', expected true, false or alternating"),
         ({"shift": -1}, "shift is -1"),
         ({"shift": 33}, "shift is 33"),
         ({"cutout": -1}, "cutout -1"),
@@ -150,7 +213,7 @@ def test_bad_option_raises(options: dict, message: str) -> None:
 
 
 def fix_draws(monkeypatch: pytest.MonkeyPatch, flipped: bool, down: int, right: int) -> None:
-    monkeypatch.setattr(Augmentation, "_flipped", lambda self, num, generator: torch.full((num,), flipped))
+    monkeypatch.setattr(Augmentation, "_flipped", lambda self, rows, *_: torch.full((len(rows),), flipped))
     monkeypatch.setattr(
         Augmentation, "_shifts", lambda self, num, generator: torch.tensor([[down], [right]]).expand(2, num)
     )

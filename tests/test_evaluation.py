@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from conftest import tiny_network
@@ -141,3 +142,28 @@ def test_classify_gives_float32() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
     half = nn.Sequential(nn.Flatten())
     assert classify(lambda images: half(images).half(), images, tta_flip=True).dtype == torch.float32
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("shift", [1, 2, 5])
+def test_tta_shift_is_the_mean_over_an_image_and_the_moved_ones(network, flip: bool, shift: int) -> None:
+    data = image_set(6)
+    padded = np.pad(data.images.numpy(), ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
+    far = 32 + 2 * shift
+    corners = padded[:, :32, :32], padded[:, far - 32 :, far - 32 :]
+    views = [data, *(ImageSet(torch.from_numpy(each.copy()), data.labels, "moved") for each in corners)]
+    plain, *moved = (evaluate(network, each, tta_flip=flip).logits for each in views)
+    expected = plain / 2 + sum(moved) / 4
+    torch.testing.assert_close(evaluate(network, data, tta_flip=flip, tta_shift=shift).logits, expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.float16, torch.float32])
+def test_the_views_keep_the_dtype_of_the_images(dtype: torch.dtype) -> None:
+    seen = []
+
+    def answer(images: Tensor) -> Tensor:
+        seen.append((images.dtype, images.shape))
+        return images.float().mean((2, 3))
+
+    classify(answer, torch.zeros(2, 3, 32, 32, dtype=dtype), tta_flip=True, tta_shift=1)
+    assert seen == [(dtype, (2, 3, 32, 32))] * 6

@@ -1,11 +1,29 @@
+import copy
+import dataclasses
+import hashlib
 import math
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 
-from cifar_lit.cifar10 import MEAN, STD
-from cifar_lit.models.networks import NETWORKS, Network, ThreeBlockCNN
+from cifar_lit.cifar10 import CLASS_NAMES, MEAN, STD
+from cifar_lit.data import synthetic
+from cifar_lit.data.loader import DeviceLoader
+from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.interop import onnx_model, weights_npz
+from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.finetuner import AverageWeights, FineTuner
+from cifar_lit.models.networks import NETWORKS, Network, ResNet, ThreeBlockCNN, WhitenedCNN
+from cifar_lit.models.optimizers import Muon
+from cifar_lit.registry.version import WEIGHTS, Version
+from cifar_lit.registry.weights import describe, dump, load_network
+from cifar_lit.serving.predictor import Predictor
+from cifar_lit.training.blend import mix
 
 
 class Normalized(Network):
@@ -126,3 +144,117 @@ def test_dropout_works_in_training_only() -> None:
     images = torch.rand(4, 3, 32, 32) * 255
     assert not torch.equal(network.train()(images), network(images))
     assert torch.equal(network.eval()(images), network(images))
+
+
+# What each network must be fit for
+
+IMAGES = torch.randint(0, 256, (65, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+SMALL: dict[str, Callable[[], Network]] = {
+    "ThreeBlockCNN": partial(ThreeBlockCNN, width=4, depth=2, hidden=8, bn_momentum=0.1),
+    "WhitenedCNN": partial(WhitenedCNN, widths=[4, 8]),
+    "ResNet": partial(ResNet, widths=[8, 16], blocks=1),
+}
+
+
+@pytest.fixture(params=list(NETWORKS))
+def trained(request: pytest.FixtureRequest) -> Network:
+    """Prepared, with statistics of some images, in evaluation mode."""
+    torch.manual_seed(0)
+    network = SMALL[request.param]()
+    network.prepare([IMAGES])
+    network.train()(IMAGES)
+    return network.eval()
+
+
+def equal(left: nn.Module, right: nn.Module) -> bool:
+    ours, theirs = left.state_dict(), right.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_version_of_it_comes_back_bit_for_bit(trained: Network, publish: Callable[..., Version]) -> None:
+    version = publish()
+    weights = dump(trained)
+    (version.path / WEIGHTS).write_bytes(weights)
+    files = version.manifest.files | {WEIGHTS: hashlib.sha256(weights).hexdigest()}
+    manifest = dataclasses.replace(version.manifest, files=files, **describe(trained))
+    loaded = load_network(Version(version.path, manifest))
+    assert equal(loaded, trained)
+    assert [weight.requires_grad for weight in loaded.parameters()] == [
+        weight.requires_grad for weight in trained.parameters()
+    ]
+
+
+def test_it_goes_through_npz_and_onnx(trained: Network, tmp_path: Path) -> None:
+    (tmp_path / "weights.npz").write_bytes(weights_npz.dump(trained, CLASS_NAMES))
+    loaded, _ = weights_npz.load(tmp_path / "weights.npz")
+    assert equal(loaded, trained)
+    assert onnx_model.export(trained, CLASS_NAMES, tmp_path / "m.onnx", IMAGES.permute(0, 2, 3, 1)) < 1e-5
+
+
+@torch.inference_mode()
+def test_an_image_alone_gets_the_answer_it_gets_among_others(trained: Network) -> None:
+    together = trained(IMAGES)
+    alone = torch.cat([trained(image[None]) for image in IMAGES[:9]])
+    torch.testing.assert_close(alone, together[:9], rtol=1e-4, atol=1e-5)
+    assert together.std(dim=0).min() > 0  # answers differ from image to image
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_answers_nearly_alike(trained: Network, dtype: torch.dtype) -> None:
+    with torch.inference_mode():
+        full = trained(IMAGES)
+        with torch.autocast("cpu", dtype):
+            half = trained(IMAGES)
+    assert half.dtype == dtype
+    assert (half.float() - full).norm() < 0.05 * full.norm()
+
+
+def test_weights_are_in_channels_last_memory(trained: Network) -> None:
+    for layer in kinds(trained, nn.Conv2d):
+        assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_it_has_one_graph_without_values_read_from_the_device(trained: Network) -> None:
+    compiled = torch.compile(copy.deepcopy(trained).train(), backend="eager", fullgraph=True, dynamic=False)
+    torch.manual_seed(1)
+    logits = compiled(IMAGES)
+    torch.manual_seed(1)
+    expected = trained.train()(IMAGES)
+    assert (logits - expected).norm() < 1e-3 * expected.norm()
+
+
+def test_a_heat_map_shows_something_for_some_class(trained: Network) -> None:
+    predictor = Predictor(trained, list(CLASS_NAMES), "v0001")
+    heats = [predictor.heat_map(IMAGES[0].permute(1, 2, 0).numpy(), name) for name in CLASS_NAMES]
+    assert any(heat.max() == 1 and heat.min() < 0.9 for heat in heats)
+
+
+def test_training_from_scratch_learns_and_fine_tuning_goes_on_from_there(trained: Network) -> None:
+    network = SMALL[type(trained).__name__]()
+    data = synthetic.draw("train", 400)
+
+    def fit(classifier: Classifier, *callbacks: pl.Callback, epochs: int) -> None:
+        pl.Trainer(
+            accelerator="cpu",
+            devices=1,
+            max_epochs=epochs,
+            callbacks=[*callbacks],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ).fit(classifier, DeviceLoader(data, 50, shuffle=True))
+
+    fit(Classifier(network, partial(Muon, lr=0.05)), epochs=5)
+    before = evaluate(network, data).metrics
+    assert before["acc"] > 0.4
+    parent = copy.deepcopy(network)
+    tuner = FineTuner(network, partial(Muon, lr=0.003), label_smoothing=0.0)
+    fit(tuner, AverageWeights(), epochs=3)
+    assert equal(network, parent)
+    statistics = [name for name in network.state_dict() if "running_" in name or name in ("prepared",)]
+    child = tuner.network.state_dict()
+    assert all(torch.equal(network.state_dict()[name], child[name]) for name in statistics)
+    half = mix(network, tuner.network.eval(), 0.5)
+    assert evaluate(tuner.network, data).metrics["loss"] < before["loss"]
+    assert evaluate(half, data).metrics["loss"] < before["loss"]

@@ -75,3 +75,36 @@ def test_a_schedule_goes_on_from_its_state() -> None:
 def test_a_bad_warmup_raises(warmup: float) -> None:
     with pytest.raises(ValueError, match=f"warmup is {warmup}, expected 0 <= warmup < 1"):
         make(warmup=warmup)
+
+
+def test_a_straight_fall_takes_equal_steps() -> None:
+    values = rates(make(warmup=0, shape="linear", total_steps=8), 10)
+    assert values == pytest.approx([0.5 * (1 - step / 8) for step in range(8)] + [0, 0])
+    values = rates(make(warmup=0.25, start=0.2, end=0.1, shape="linear", total_steps=8), 9)
+    assert values == pytest.approx([0.5 * share for share in (0.2, 0.6, 1, 0.85, 0.7, 0.55, 0.4, 0.25, 0.1)])
+
+
+def test_a_named_group_comes_to_its_end_earlier() -> None:
+    weights = [torch.zeros(1), torch.zeros(1)]
+    groups = [{"params": [weights[0]], "name": "early"}, {"params": [weights[1]], "name": "late"}]
+    schedule = OneCycle(SGD(groups, lr=1.0), warmup=0, shape="linear", until={"early": 0.375}, total_steps=16)
+    values = []
+    for _ in range(17):
+        values.append([group["lr"] for group in schedule.optimizer.param_groups])
+        schedule.optimizer.step()
+        schedule.step()
+    early, late = zip(*values, strict=True)
+    assert early == pytest.approx([max(0, 1 - step / 6) for step in range(17)], abs=1e-12)
+    assert late == pytest.approx([1 - step / 16 for step in range(17)])
+
+
+def test_names_that_no_group_has_are_refused_with_those_there_are() -> None:
+    groups = [{"params": [torch.zeros(1)], "name": "filters"}, {"params": [torch.zeros(1)], "name": "head"}]
+    with pytest.raises(ValueError, match="until has heads, expected names of .*: filters, head"):
+        OneCycle(SGD(groups, lr=1.0), until={"heads": 0.5})
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, 1.5])
+def test_a_bad_share_raises(share: float) -> None:
+    with pytest.raises(ValueError, match="expected a share of the training"):
+        OneCycle(SGD([{"params": [torch.zeros(1)], "name": "head"}], lr=1.0), until={"head": share})

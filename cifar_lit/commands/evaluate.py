@@ -50,7 +50,7 @@ def run(args: list[str]) -> int:
     with contextlib.redirect_stdout(sys.stderr):
         hush_lightning()
         instances = parser.instantiate(config)
-        classifier = Classifier(model.network, tta_flip=own.tta_flip)
+        classifier = Classifier(model.network, tta_flip=own.tta_flip, tta_shift=own.tta_shift)
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)
     if trainer.is_global_zero:
@@ -74,6 +74,9 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
         "--report", type=Path, metavar="DIR", help="write metrics.json, report.txt, confusion_matrix.png, samples.png"
     )
     parser.add_argument("--tta_flip", action="store_true", help="average the answers to an image and its mirror")
+    parser.add_argument(
+        "--tta_shift", type=int, default=0, metavar="N", help="and to the image moved by N pixels, both ways; N 0..31"
+    )
     return parser
 
 

@@ -52,7 +52,9 @@ class ReplayLoader:
         generator = torch.Generator(device).manual_seed(seed)
         for images, labels in self.new:
             rows = self._draw(generator)
-            replayed = self.new.augmentation.sample(self.old.images, rows, generator)
+            replayed = self.new.augmentation.sample(
+                self.old.images, rows, generator, epoch=self.new.epoch, seed=self.new.seed
+            )
             yield torch.cat([images, replayed]), torch.cat([labels, self.old.labels[rows]])
 
     def _draw(self, generator: torch.Generator) -> Tensor:

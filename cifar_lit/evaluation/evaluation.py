@@ -79,8 +79,23 @@ class Evaluation:
         return {f"{split}/{name}": value for name, value in self.metrics.items()}
 
 
-def classify(network: nn.Module, images: Tensor, *, tta_flip: bool = False) -> Tensor:
-    """Logits float32 (B, K) of images (B, 3, 32, 32), 0..255; `tta_flip`: the mean over an image and its mirror."""
+def classify(network: nn.Module, images: Tensor, *, tta_flip: bool = False, tta_shift: int = 0) -> Tensor:
+    """Logits, test-time augmentation (TTA) included: the mean over several views of each image.
+
+    Args:
+        network: gives logits (B, K).
+        images: (B, 3, 32, 32), 0..255.
+        tta_flip: each view counts half as it is and half mirrored.
+        tta_shift: half of the mean are the images, a quarter each are the images moved by this many pixels up and
+            left, and down and right.
+
+    Returns:
+        float32 (B, K).
+    """
+    if tta_shift:
+        moved = [_moved(images, by) for by in (-tta_shift, tta_shift)]
+        left_up, right_down = (classify(network, each, tta_flip=tta_flip) for each in moved)
+        return classify(network, images, tta_flip=tta_flip) / 2 + (left_up + right_down) / 4
     logits: Tensor = network(images)
     if tta_flip:
         logits = (logits + network(images.flip(-1))) / 2
@@ -88,16 +103,30 @@ def classify(network: nn.Module, images: Tensor, *, tta_flip: bool = False) -> T
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, data: ImageSet, *, tta_flip: bool = False, batch_size: int = 500) -> Evaluation:
+def evaluate(
+    network: nn.Module, data: ImageSet, *, tta_flip: bool = False, tta_shift: int = 0, batch_size: int = 500
+) -> Evaluation:
     """Runs `network` over `data` in evaluation mode and full precision, on the network's device."""
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     try:
         logits = [
-            classify(network, images.to(device).permute(0, 3, 1, 2), tta_flip=tta_flip).cpu()
+            classify(network, images.to(device).permute(0, 3, 1, 2), tta_flip=tta_flip, tta_shift=tta_shift).cpu()
             for images in torch.split(data.images, batch_size)
         ]
     finally:
         network.train(was_training)
     return Evaluation(torch.cat(logits), data.labels.cpu())
+
+
+def _moved(images: Tensor, by: int) -> Tensor:
+    """Images (B, C, H, W) down and right by so many pixels, or up and left; what comes in is their mirror image beyond
+    the outermost pixel."""
+    for dim in (2, 3):
+        size = images.shape[dim]
+        kept, edge = (0, 1) if by > 0 else (-by, size - 1 + by)
+        inside = images.narrow(dim, kept, size - abs(by))
+        outside = images.narrow(dim, edge, abs(by)).flip(dim)
+        images = torch.cat([outside, inside] if by > 0 else [inside, outside], dim)
+    return images

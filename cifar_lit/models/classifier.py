@@ -13,6 +13,8 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import CatMetric
 
+from cifar_lit.cifar10 import IMAGE_SIZE
+from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.evaluation import Evaluation, classify
 from cifar_lit.models.networks import Network
 from cifar_lit.models.schedules import OneCycle
@@ -37,6 +39,8 @@ class Classifier(pl.LightningModule):
         monitor: the metric that a `ReduceLROnPlateau` watches.
         label_smoothing: share of the target spread over all classes, in training only.
         tta_flip: in validation and test, average the answers to an image and to its mirror.
+        tta_shift: in validation and test, average the answers to an image and, with half the weight, to the image moved
+            by this many pixels along the diagonal, both ways.
     """
 
     def __init__(
@@ -48,7 +52,10 @@ class Classifier(pl.LightningModule):
         monitor: str = "val/loss",
         label_smoothing: float = 0.0,
         tta_flip: bool = False,
+        tta_shift: int = 0,
     ) -> None:
+        if not 0 <= tta_shift < IMAGE_SIZE:
+            raise SettingError(f"tta_shift is {tta_shift}, expected 0..{IMAGE_SIZE - 1} pixels.")
         super().__init__()
         self.network = network
         self.optimizer = optimizer
@@ -57,6 +64,7 @@ class Classifier(pl.LightningModule):
         self.monitor = monitor
         self.label_smoothing = label_smoothing
         self.tta_flip = tta_flip
+        self.tta_shift = tta_shift
         # One mapping an epoch: `epoch` (from 0), `seconds` with validation, `images` trained on, `lr`, and the metrics.
         self.history: list[dict[str, float]] = []
         # The newest answers to the whole "val" or "test" set, from all processes.
@@ -73,9 +81,11 @@ class Classifier(pl.LightningModule):
         return logits
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        matrices = [weight for weight in self.network.parameters() if weight.ndim > 1]
-        vectors = [weight for weight in self.network.parameters() if weight.ndim <= 1]
-        optimizer = self.optimizer([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+        groups = [
+            {"params": weights, "name": name, **({} if weights[0].ndim > 1 else {"weight_decay": 0.0})}
+            for name, weights in self.network.groups().items()
+        ]
+        optimizer = self.optimizer(groups)
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -86,6 +96,13 @@ class Classifier(pl.LightningModule):
                 scheduler.total_steps = int(self.trainer.estimated_stepping_batches)
         config = {"scheduler": scheduler, "interval": interval, "monitor": self.monitor}
         return {"optimizer": optimizer, "lr_scheduler": config}  # type: ignore[return-value]
+
+    def on_train_start(self) -> None:
+        assert self.trainer.train_dataloader is not None
+        self.network.prepare(images.to(self.device) for images, _ in self.trainer.train_dataloader)
+        if self.trainer.world_size > 1:  # each process has seen other images
+            state = {name: value.cpu() for name, value in self.network.state_dict().items()}
+            self.network.load_state_dict(self.trainer.strategy.broadcast(state))
 
     def on_train_epoch_start(self) -> None:
         # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
@@ -99,15 +116,21 @@ class Classifier(pl.LightningModule):
         """What training minimises: the mean over a batch, in nats."""
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        images, labels = batch
+    def step_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss to minimise, and float32 (2,): its sum over the batch, and how many answers are right.
+
+        All that a step computes before its derivative, and nothing else, so that it can be compiled.
+        """
         logits = self(images)
         loss = self.loss(images, logits, labels)
+        correct = (logits.detach().argmax(1) == labels).sum()
+        return loss, torch.stack([loss.detach().float() * len(labels), correct.float()])
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss, totals = self.step_loss(*batch)
         # Summed on the device and logged once an epoch: reading a value here would stall the device at each step.
-        with torch.no_grad():
-            correct = (logits.argmax(1) == labels).sum()
-            self._totals += torch.stack([loss.detach() * len(labels), correct])
-        self._num_images += len(labels)
+        self._totals += totals
+        self._num_images += len(batch[1])
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -143,7 +166,7 @@ class Classifier(pl.LightningModule):
 
     def _gather(self, batch: Batch) -> None:
         images, labels = batch
-        self._logits.update(classify(self.network, images, tta_flip=self.tta_flip))
+        self._logits.update(classify(self.network, images, tta_flip=self.tta_flip, tta_shift=self.tta_shift))
         self._labels.update(labels)
 
     def _evaluate(self, split: str, *, prog_bar: bool) -> None:

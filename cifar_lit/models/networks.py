@@ -3,9 +3,7 @@
 Shapes: B batch, C channels, H = W = 32, K classes.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,37 +12,10 @@ from cifar_lit.cifar10 import IMAGE_SIZE, NUM_CLASSES
 from cifar_lit.cifar10 import MEAN as CIFAR10_MEAN
 from cifar_lit.cifar10 import STD as CIFAR10_STD
 from cifar_lit.errors import SettingError
-
-
-class Network(nn.Module, ABC):
-    """A classifier of images with its preprocessing inside, so that pixels mean the same wherever it is used.
-
-    A subclass takes only plain values, passes them on as `args`, and works on normalised images in `logits`.
-
-    Args:
-        args: the subclass's own arguments by name; with them and the weights, the network can be built again.
-        mean: subtracted from each channel, on the scale 0..1.
-        std: each channel is divided by it, on the scale 0..1.
-    """
-
-    def __init__(self, args: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> None:
-        super().__init__()
-        self.args = args
-        self.mean = tuple(mean)
-        self.std = tuple(std)
-        self.register_buffer("_shift", 255 * torch.tensor(self.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_scale", 1 / (255 * torch.tensor(self.std).view(-1, 1, 1)), persistent=False)
-        self._shift: Tensor
-        self._scale: Tensor
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, K), float, of images (B, C, H, W), uint8 or float, RGB, 0..255."""
-        normalized = (images - self._shift) * self._scale
-        return self.logits(normalized.contiguous(memory_format=torch.channels_last))
-
-    @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """Logits (B, K) of normalised images (B, C, H, W)."""
+from cifar_lit.models.network import Network as Network
+from cifar_lit.models.resnet import ResNet
+from cifar_lit.models.whitened_cnn import WhitenedCNN
+from cifar_lit.native import block
 
 
 class ThreeBlockCNN(Network):
@@ -86,7 +57,7 @@ class ThreeBlockCNN(Network):
             "bn_momentum": bn_momentum,
         }
         super().__init__(args, mean, std)
-        widths = [width * 2**block for block in range(depth)]
+        widths = [width * 2**step for step in range(depth)]
         self.blocks = nn.Sequential(
             *(_Block(before, after, bn_momentum) for before, after in zip([3, *widths], widths, strict=False))
         )
@@ -114,6 +85,19 @@ class _Block(nn.Sequential):
             nn.MaxPool2d(2),
         )
 
+    def forward(self, images: Tensor) -> Tensor:
+        convolution, relu, norm, pool = self
+        features = convolution(images)
+        assert isinstance(norm, nn.BatchNorm2d)
+        # Who watches the convolution (Grad-CAM does) finds what its ReLU leaves of it, in place.
+        if not convolution._forward_hooks and block.fits(features, norm):
+            return block.relu_norm_pool(features, norm)
+        return pool(norm(relu(features)))  # type: ignore[no-any-return]
 
-NETWORKS: dict[str, type[Network]] = {"ThreeBlockCNN": ThreeBlockCNN}
+
+NETWORKS: dict[str, type[Network]] = {
+    "ThreeBlockCNN": ThreeBlockCNN,
+    "WhitenedCNN": WhitenedCNN,
+    "ResNet": ResNet,
+}
 """Networks that a version may hold, by the name in its manifest."""

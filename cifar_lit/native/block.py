@@ -36,7 +36,7 @@ def fits(features: Tensor, norm: BatchNorm2d) -> bool:
         and norm.momentum is not None
         and norm.weight.dtype == torch.float32
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()  # type: ignore[attr-defined]
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and library() is not None
     )
 

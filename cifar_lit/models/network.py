@@ -1,0 +1,62 @@
+"""What every network is: a plain module from pixels to logits. It knows nothing of training.
+
+Shapes: B batch, C channels, H = W = 32, K classes.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Network(nn.Module, ABC):
+    """A classifier of images with its preprocessing inside, so that pixels mean the same wherever it is used.
+
+    A subclass takes only plain values, passes them on as `args`, and works on normalised images in `logits`.
+
+    Args:
+        args: the subclass's own arguments by name; with them and the weights, the network can be built again.
+        mean: subtracted from each channel, on the scale 0..1.
+        std: each channel is divided by it, on the scale 0..1.
+    """
+
+    def __init__(self, args: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.args = args
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.register_buffer("_shift", 255 * torch.tensor(self.mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("_scale", 1 / (255 * torch.tensor(self.std).view(-1, 1, 1)), persistent=False)
+        self._shift: Tensor
+        self._scale: Tensor
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, K), float, of images (B, C, H, W), uint8 or float, RGB, 0..255."""
+        normalized = (images - self._shift) * self._scale
+        return self.logits(normalized.contiguous(memory_format=torch.channels_last))
+
+    @abstractmethod
+    def logits(self, images: Tensor) -> Tensor:
+        """Logits (B, K) of normalised images (B, C, H, W)."""
+
+    def prepare(self, batches: Iterable[Tensor]) -> None:
+        """Fits what is computed from training images rather than learned, before the first training step. Here nothing.
+
+        What has been prepared before, in this process or in the one that saved the weights, stays as it is.
+
+        Args:
+            batches: training images, each (B, C, H, W), uint8 or float, RGB, 0..255, on the network's device; as many
+                are read as are needed.
+        """
+
+    def groups(self) -> dict[str, list[Tensor]]:
+        """All trained weights by what an optimizer or a schedule may tell apart; groups are neither empty nor mixed:
+        all their weights have two or more dimensions, or none has."""
+        trained: list[Tensor] = [weight for weight in self.parameters() if weight.requires_grad]
+        groups = {
+            "matrices": [weight for weight in trained if weight.ndim > 1],
+            "vectors": [weight for weight in trained if weight.ndim <= 1],
+        }
+        return {name: weights for name, weights in groups.items() if weights}
