@@ -107,3 +107,45 @@ def test_real_cifar10_is_split_evenly():
     assert torch.bincount(data.train_set.labels).tolist() == [4000] * 10
     assert torch.bincount(data.val_set.labels).tolist() == [1000] * 10
     assert torch.bincount(data.test_set.labels).tolist() == [1000] * 10
+
+
+def batches(data: CIFAR10DataModule) -> list[torch.Tensor]:
+    data.setup("fit")
+    return [each for loader in (data.train_dataloader(), data.val_dataloader()) for batch in loader for each in batch]
+
+
+def test_batches_are_the_same_wherever_the_images_are_kept():
+    options = {"augment": Augmentation(flip="alternating", shift=2, zoom=0.1), "batch_size": 30}
+    resident, streamed = batches(synthetic(**options)), batches(synthetic(**options, resident=False))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(resident, streamed, strict=True))
+
+
+def test_training_and_validation_read_one_copy_of_the_images():
+    data = synthetic()
+    data.setup("fit")
+    places = {loader.data.images.data_ptr() for loader in (data.train_dataloader(), data.val_dataloader())}
+    assert places == {data.split("train").images.data_ptr()}
+
+
+@pytest.mark.parametrize(("free", "is_resident"), [(2 * 200 * 3080, True), (2 * 200 * 3080 - 1, False)])
+def test_images_that_would_fill_half_of_the_device_stay_in_the_hosts_memory(
+    free: int, is_resident: bool, monkeypatch: pytest.MonkeyPatch
+):
+    told = []
+    data = synthetic()
+    images = data.split("train")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 10**9))
+    monkeypatch.setattr(torch.Tensor, "to", lambda self, device: self)
+    monkeypatch.setattr(module, "rank_zero_info", told.append)
+    moved = data._moved(images, torch.device("cuda:1"))
+    assert (moved is not None) == is_resident
+    assert bool(told) != is_resident
+    assert all(
+        "200 images take 0.00 GB, more than half of the 0.00 GB that are free on cuda:1" in line for line in told
+    )
+
+
+def test_a_set_that_must_be_on_the_device_is_put_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("it was not to be asked"))
+    data = synthetic(resident=True)
+    assert data._moved(data.split("train"), torch.device("cpu")) is not None

@@ -93,3 +93,64 @@ def test_ranks_draw_different_variations() -> None:
 def test_fewer_images_than_processes_raises(num: int, world_size: int) -> None:
     with pytest.raises(ValueError, match=f"{num} images can't be shared by {world_size} processes"):
         DeviceLoader(numbered(num), 1, world_size=world_size)
+
+
+EVERYTHING = Augmentation(flip="alternating", shift=4, rotation=10, cutout=8)
+
+
+@pytest.mark.parametrize("steps_augmented", [1, 3, 100])
+@pytest.mark.parametrize("world_size", [1, 3])
+@pytest.mark.parametrize("augmentation", [Augmentation(), Augmentation(flip=True, shift=2), EVERYTHING])
+def test_streamed_batches_equal_resident_ones(
+    augmentation: Augmentation, world_size: int, steps_augmented: int
+) -> None:
+    images = torch.randint(0, 256, (90, 32, 32, 3), dtype=torch.uint8)
+    data = ImageSet(images, torch.arange(90) % 10, "test")
+    for rank in range(world_size):
+        options = {"rows": torch.arange(5, 82), "shuffle": True, "augmentation": augmentation, "seed": 7, "rank": rank}
+        options |= {"world_size": world_size, "steps_augmented": steps_augmented}
+        here = DeviceLoader(data, 8, **options)
+        there = DeviceLoader(data, 8, **options, stream_to=torch.device("cpu"))
+        for loader in (here, there):
+            loader.set_epoch(1)
+        assert (here.device, len(here)) == (there.device, len(there))
+        for ours, theirs in zip(here, there, strict=True):
+            assert torch.equal(ours[0], theirs[0])
+            assert torch.equal(ours[1], theirs[1])
+            assert theirs[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("steps_augmented", [1, 2, 50])
+def test_batches_augmented_together_are_as_large_and_in_the_same_order(steps_augmented: int) -> None:
+    data = numbered(101)
+    alone, together = (DeviceLoader(data, 10, shuffle=True, steps_augmented=steps) for steps in (1, steps_augmented))
+    assert rows_of(alone) == rows_of(together)
+
+
+def test_an_epoch_over_some_rows_equals_one_over_their_subset() -> None:
+    data, rows = numbered(60), torch.arange(60)[torch.arange(60) % 3 > 0]
+    for shuffle in (False, True):
+        part = DeviceLoader(data, 7, rows=rows, shuffle=shuffle)
+        subset = DeviceLoader(data.subset(rows), 7, shuffle=shuffle)
+        assert rows_of(part) == rows_of(subset)
+
+
+@pytest.mark.parametrize(("num", "sizes"), [(64, {8}), (61, {8, 7}), (3, {3})])
+def test_examples_are_one_batch_of_each_size_and_leave_the_epoch_as_it_is(num: int, sizes: set[int]) -> None:
+    loader = DeviceLoader(numbered(num), 8, shuffle=True, augmentation=Augmentation(cutout=4), steps_augmented=4)
+    before = [images for images, _ in loader]
+    examples = loader.examples()
+    assert {len(labels) for _, labels in examples} == sizes
+    assert len(examples) == len(sizes)
+    assert {(images.dtype, images.shape[1:]) for images, _ in examples} == {(torch.uint8, (3, 32, 32))}
+    assert all(torch.equal(left, images) for left, (images, _) in zip(before, loader, strict=True))
+
+
+def test_the_epoch_may_be_told_after_the_iterator_was_made():
+    loader = DeviceLoader(numbered(20), 4, shuffle=True, seed=1)
+    at_first = rows_of(loader)
+    early = iter(loader)
+    loader.set_epoch(3)
+    found = [(images[:, 0, 0, 0].long() * 256 + images[:, 1, 0, 0]).tolist() for images, _ in early]
+    assert found == rows_of(loader)
+    assert found != at_first

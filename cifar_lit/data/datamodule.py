@@ -1,10 +1,13 @@
 """CIFAR-10 for a Lightning Trainer."""
 
+import math
 import os
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
 
 from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.image_set import ImageSet, stratified_split
@@ -12,6 +15,12 @@ from cifar_lit.data.loader import DeviceLoader
 from cifar_lit.data.sources import Source, Split, download_if_absent, read_split, resolve_root
 from cifar_lit.errors import DataError, SettingError
 from cifar_lit.seeding import global_seed
+
+_MOST_OF_FREE = 0.5
+"""Of a device's free memory, that images may take; the rest is the training's."""
+
+_GROUP = 4096
+"""Training images that a GPU augments at once: an operation on fewer takes hardly longer than starting it."""
 
 
 class CIFAR10DataModule(pl.LightningDataModule):
@@ -30,6 +39,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         split_seed: decides which images those are. Keep it: versions can only be compared on images neither has seen.
         augment: how training images are varied.
         num_synthetic: images in each split of the synthetic source.
+        resident: keep all images in the device's memory, 3,080 bytes each. "auto" does so if they take no more than
+            half of what is free there; else they stay in the host's memory and batches are copied ahead of need.
     """
 
     def __init__(
@@ -44,6 +55,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         split_seed: int = 0,
         augment: Augmentation = Augmentation(),  # noqa: B008 (frozen)
         num_synthetic: int = 5_000,
+        resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
         if not 0 < val_fraction < 1:
@@ -60,7 +72,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.augment = augment
         self.num_synthetic = num_synthetic
+        self.resident = resident
         self._splits: dict[Split, ImageSet] = {}
+        self._on_device: dict[ImageSet, ImageSet | None] = {}
 
     def prepare_data(self) -> None:
         """Downloads the official archive if that was asked for and nothing is there."""
@@ -83,18 +97,32 @@ class CIFAR10DataModule(pl.LightningDataModule):
                     f"val_fraction {self.val_fraction} of {len(data)} images leaves {len(rows)} for training and "
                     f"{len(val_rows)} for validation, which decides what is kept. Change --data.val_fraction."
                 )
-            self.train_set, self.val_set = data.subset(rows), data.subset(val_rows)
+            self._train_rows, self._val_rows = rows, val_rows
         if stage in ("fit", "test"):
             self.test_set = self.split("test")
 
+    @property
+    def train_set(self) -> ImageSet:
+        """A copy of the images to train on; the loader takes them from the whole split without one."""
+        return self.split("train").subset(self._train_rows)
+
+    @property
+    def val_set(self) -> ImageSet:
+        """A copy of the images held out for validation."""
+        return self.split("train").subset(self._val_rows)
+
     def train_dataloader(self) -> DeviceLoader:
-        return self._loader(self.train_set, self.batch_size, shuffle=True, augmentation=self.augment)
+        data, rows = self.split("train"), self._train_rows
+        return self._loader(data, self.batch_size, rows=rows, shuffle=True, augmentation=self.augment)
 
     def val_dataloader(self) -> DeviceLoader:
-        return self._loader(self.val_set, self.eval_batch_size)
+        return self._loader(self.split("train"), self.eval_batch_size, rows=self._val_rows)
 
     def test_dataloader(self) -> DeviceLoader:
         return self._loader(self.test_set, self.eval_batch_size)
+
+    def teardown(self, stage: str) -> None:
+        self._on_device.clear()
 
     def fingerprint(self) -> dict[str, Any]:
         """What a model was made from, for its manifest: source, counts and digests, and the split."""
@@ -106,9 +134,35 @@ class CIFAR10DataModule(pl.LightningDataModule):
             "split": {"seed": self.split_seed, "val_fraction": self.val_fraction},
         }
 
-    def _loader(self, data: ImageSet, batch_size: int, **options: Any) -> DeviceLoader:
+    def _loader(self, data: ImageSet, batch_size: int, *, rows: Tensor | None = None, **options: Any) -> DeviceLoader:
         strategy = self.trainer.strategy if self.trainer is not None else None
         device = strategy.root_device if strategy is not None else torch.device("cpu")
-        on_device = ImageSet(data.images.to(device), data.labels.to(device), data.source)
+        if data not in self._on_device:
+            self._on_device[data] = self._moved(data, device)
+        on_device = self._on_device[data]
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return DeviceLoader(on_device, batch_size, seed=global_seed(), rank=rank, world_size=world_size, **options)
+        return DeviceLoader(
+            data if on_device is None else on_device,
+            batch_size,
+            rows=rows,
+            seed=global_seed(),
+            rank=rank,
+            world_size=world_size,
+            stream_to=device if on_device is None else None,
+            steps_augmented=max(1, _GROUP // batch_size) if device.type == "cuda" else 1,
+            **options,
+        )
+
+    def _moved(self, data: ImageSet, device: torch.device) -> ImageSet | None:
+        """The images on the device, or None if they are to be streamed."""
+        resident = self.resident
+        if resident == "auto":
+            free = math.inf if device.type != "cuda" else torch.cuda.mem_get_info(device)[0]
+            resident = data.num_bytes <= _MOST_OF_FREE * free
+            if not resident:
+                rank_zero_info(
+                    f"{len(data):,} images take {data.num_bytes / 1e9:.2f} GB, more than half of the {free / 1e9:.2f} "
+                    f"GB that are free on {device}: they stay in the host's memory, and batches are copied ahead of "
+                    "need (--data.resident true keeps them on the device all the same)."
+                )
+        return ImageSet(data.images.to(device), data.labels.to(device), data.source) if resident else None

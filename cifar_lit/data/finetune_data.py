@@ -134,7 +134,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         new = self._loader(repeated, num_new, shuffle=True, augmentation=self.augment)
         if self.old_train is None or num_new == self.batch_size:
             return new
-        device = new.data.labels.device
+        device = new.device
         old = ImageSet(self.old_train.images.to(device), self.old_train.labels.to(device), self.old_train.source)
         return ReplayLoader(new, old, self.batch_size - num_new, self.replay_sampling)
 

@@ -50,6 +50,11 @@ class ImageSet:
         """The images at `indices` (int64), in that order."""
         return ImageSet(self.images[indices], self.labels[indices], self.source)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of images and labels in memory: 3,080 an image."""
+        return self.images.nbytes + self.labels.nbytes
+
     @cached_property
     def sha256(self) -> str:
         """Hex digest of pixels, labels and their order: equal digests mean equal data, wherever it was read from."""
