@@ -121,7 +121,7 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
 )
 def test_every_config_trains(config: Path, fit: Fit):
     # The recipe's network and optimizer, on drawn images.
-    assert fit("--data.source", "synthetic", config=str(config)) == 0
+    assert fit("--data.source", "synthetic", "--data.num_synthetic", "500", config=str(config)) == 0
     assert config.read_text().startswith("# cifar-lit fit --config configs/")
 
 
@@ -328,3 +328,11 @@ def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
     assert fit("--trainer.logger", "false") == 0
     assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}
     assert {path.name for path in Path.cwd().iterdir()} == {"checkpoints", "runs"}
+
+
+def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    monkeypatch.setattr("cifar_lit.training.fit.FitCLI.after_fit", lambda self: seen.append(self.trainer.profiler))
+    fit()
+    fit("--trainer.profiler", "simple")
+    assert [type(each).__name__ for each in seen] == ["NoProfiler", "SimpleProfiler"]

@@ -23,6 +23,7 @@ from cifar_lit.training.blend import Blend
 from cifar_lit.training.finetune import FineTuned, finetune
 from cifar_lit.training.fit import OneBar, hush_lightning
 from cifar_lit.training.gate import Gate
+from cifar_lit.training.lean import LeanSteps
 from cifar_lit.training.precision import best_precision
 from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody
 
@@ -171,7 +172,7 @@ def build(instances: Namespace, parent: Model, tell: Tell = tell_nobody) -> tupl
     options = dict(vars(instances.trainer))
     options["devices"] = 1
     options["precision"] = options["precision"] or best_precision(options["accelerator"])
-    callbacks = [*(options.pop("callbacks") or []), instances.average]
+    callbacks = [*(options.pop("callbacks") or []), instances.average, LeanSteps()]
     if options["enable_progress_bar"] is not False:
         callbacks.append(OneBar())
     if tell is not tell_nobody:

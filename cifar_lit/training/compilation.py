@@ -1,0 +1,112 @@
+"""Compiles the training step: network, loss and their derivative as a few kernels, or as CUDA graphs.
+
+Validation, the checkpoints and the registry see the network as it is.
+"""
+
+import time
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from cifar_lit.errors import SettingError
+from cifar_lit.models.classifier import Classifier
+
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
+_WITH_GRAPHS = ("reduce-overhead", "max-autotune")
+_ROUNDS = 3
+"""A CUDA graph is warmed up in the first, recorded in the second and played in the third."""
+
+
+class CompileStep(Callback):
+    """Compiles `Classifier.step_loss` before the first step, for each size of batch that an epoch has.
+
+    Only the training step: validation runs once an epoch and would pay for kernels of its own. Batches differ by one
+    image at most, so there are two sizes, each with its own kernels, rather than slower ones for any size.
+
+    Args:
+        mode: as `torch.compile` takes it. "reduce-overhead" and "max-autotune" replay the kernels of a step as CUDA
+            graphs, which is what small batches need; "max-autotune" also tries several kernels for each product.
+    """
+
+    def __init__(self, mode: Mode = "default") -> None:
+        self.mode: Mode = mode
+        self.seconds = 0.0
+        """What compiling took."""
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuses what would fail in the middle of the training."""
+        if self.mode not in _WITH_GRAPHS:
+            return
+        if trainer.accumulate_grad_batches != 1:
+            # A graph's next replay overwrites the gradients of the one before (pytorch/pytorch#169545).
+            raise SettingError(
+                f"compile is {self.mode!r}, whose CUDA graphs can't accumulate gradients over "
+                f"{trainer.accumulate_grad_batches} batches. Use --compile default, or "
+                "--trainer.accumulate_grad_batches 1."
+            )
+        if trainer.strategy.root_device.type != "cuda":
+            rank_zero_warn(
+                f"compile is {self.mode!r}, but {trainer.strategy.root_device} has no CUDA graphs: it is compiled "
+                "without."
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, Classifier)
+        began = time.perf_counter()
+        weights = [weight for weight in pl_module.parameters() if weight.requires_grad]
+        # fullgraph: what can't be compiled is an error, and not run uncompiled.
+        step = torch.compile(pl_module.step_loss, mode=self.mode, dynamic=False, fullgraph=True)
+        buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
+        device = pl_module.device
+        devices = [device] if device.type == "cuda" else []
+        try:
+            with torch.random.fork_rng(devices), trainer.precision_plugin.train_step_context():
+                for batch in trainer.train_dataloader.examples():  # type: ignore[union-attr]
+                    batch = trainer.precision_plugin.convert_input(batch)
+                    for _ in range(_ROUNDS):
+                        loss, _totals = step(*batch)
+                        # Neither gradients nor what waits for them (DDP) are touched.
+                        torch.autograd.grad(loss, weights, allow_unused=True)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # of which torch's many compilation errors are kinds
+            raise SettingError(
+                f"The training step can't be compiled: {_first_line(error)} Compiling needs a C++ compiler (g++ in "
+                "PATH, or CXX) and, on a GPU, Triton and a C compiler; or train without it: --compile null."
+            ) from error
+        with torch.no_grad():
+            for buffer, before in buffers:  # batch norm's statistics took part; graphs hold on to their place
+                buffer.copy_(before)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        self.seconds = round(time.perf_counter() - began, 1)
+        rank_zero_info(f"Compiled the training step ({self.mode}) in {self.seconds} s.")
+        pl_module.step_loss = _Played(step, weights) if self.mode in _WITH_GRAPHS else step  # type: ignore[method-assign]
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        pl_module.__dict__.pop("step_loss", None)
+
+
+class _Played:
+    """A step that is replayed in the memory of the one before, whose gradients must be gone by then."""
+
+    def __init__(self, step: Any, weights: list[torch.nn.Parameter]) -> None:
+        self._step = step
+        self._weights = weights
+
+    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        for weight in self._weights:
+            weight.grad = None
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        result: tuple[Tensor, Tensor] = self._step(images, labels)
+        return result
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."

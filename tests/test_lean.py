@@ -1,0 +1,67 @@
+"""What training leaves out, it gives back when it ends."""
+
+import gc
+import os
+from types import SimpleNamespace
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.networks import ThreeBlockCNN
+from cifar_lit.training.lean import LeanSteps, NoProfiler
+
+CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
+
+
+class Look(pl.Callback):
+    def __init__(self) -> None:
+        self.frozen: list[int] = []
+        self.checks: list[str | None] = []
+
+    def on_train_batch_end(self, *arguments: object) -> None:
+        self.frozen.append(gc.get_freeze_count())
+        self.checks.append(os.environ.get(CHECK))
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_garbage_collection_and_environment_are_as_before_after_a_training(
+    fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(CHECK, "1")
+    look = Look()
+    if fails:
+        monkeypatch.setattr(Look, "on_train_epoch_end", lambda *arguments: 1 / 0)
+    classifier = Classifier(ThreeBlockCNN(width=4, hidden=8))
+    data = CIFAR10DataModule(source="synthetic", num_synthetic=200)
+    trainer = pl.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        callbacks=[LeanSteps(), look],
+        profiler=NoProfiler(),
+    )
+    if fails:
+        with pytest.raises(ZeroDivisionError):
+            trainer.fit(classifier, data)
+    else:
+        trainer.fit(classifier, data)
+    assert min(look.frozen) > 1000
+    assert set(look.checks) == {None}
+    assert gc.get_freeze_count() == 0
+    assert os.environ[CHECK] == "1"
+
+
+def test_a_gpu_is_asked_as_lightning_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(CHECK, "1")
+    lean, module = LeanSteps(), SimpleNamespace(device=torch.device("cuda"))
+    try:
+        lean.on_train_start(SimpleNamespace(), module)
+        assert os.environ[CHECK] == "1"
+    finally:
+        lean.on_train_end(SimpleNamespace(), module)
+    assert os.environ[CHECK] == "1"
