@@ -17,7 +17,7 @@ cut off keeps it; a stage that fails leaves its error there.
 - fast: `cifar-lit fit` with configs/fast.yaml over many seeds; airbench: its published script over as many, on the same
   pixels. Neither time has compiling in it, nor validation after each epoch; both have the whitening layer and the
   answers to the test images with the same test-time augmentation. `whole_seconds` is all of a fit's training.
-- reach: `cifar-lit fit` with seed.yaml, default.yaml and fast.yaml from the start of a process: seconds to an accuracy.
+- reach: `cifar-lit fit` with seed, quick, default and fast.yaml from the start of a process: seconds to an accuracy.
 - plain: plain Lightning with torchvision's transforms.
 - kernels: a step on one batch, eager, compiled and as CUDA graphs, in each precision and memory format.
 """
@@ -139,11 +139,12 @@ def unpacked(root: Path, folder: Path) -> Path:
 def about(arguments: argparse.Namespace) -> dict[str, Any]:
     import pytorch_lightning
     import torch
+    from train import processor
 
     gpu = arguments.accelerator == "gpu"
     return {
         "benchmark": "one GPU" if gpu else "a trial without a GPU: no figure in it means anything",
-        "machine": torch.cuda.get_device_name() if gpu else platform.processor(),
+        "machine": torch.cuda.get_device_name() if gpu else processor(),
         "cores": os.cpu_count(),
         "data": "drawn" if arguments.tiny else arguments.root.name,
         "torch": torch.__version__,

@@ -29,6 +29,7 @@ GRAPHS = "reduce-overhead"
 THRESHOLDS = (0.682, 0.85, 0.94)
 TINY = {
     "seed": ["--model.network.init_args.width=4"],
+    "quick": ["--model.network.init_args.width=4"],
     "default": ["--model.network.init_args.width=4"],
     "fast": ["--model.network.init_args.widths=[8,8,8]", "--data.batch_size=100"],
 }
@@ -252,7 +253,7 @@ def finished_runs(lines: Iterator[str], printed: list[str]) -> Iterator[dict[str
 def reach(stage: Stage) -> None:
     """Fits as anybody starts them, reading files included."""
     mode = stage.settings["mode"]
-    fits = {"fast": ["--compile", mode] if mode else [], "seed": [], "default": []}
+    fits = {"fast": ["--compile", mode] if mode else [], "seed": [], "quick": [], "default": []}
     if stage.gpu:
         fits |= {"seed, CUDA graphs": ["--compile", GRAPHS], "default, CUDA graphs": ["--compile", GRAPHS]}
     done: dict[str, Any] = {}

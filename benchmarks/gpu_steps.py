@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from gpu_probe import now
+from products import step_products
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -121,31 +122,10 @@ def own_products(device: torch.device, tiny: bool) -> list[dict[str, Any]]:
 
 
 def products(recipe: Recipe, device: torch.device, precision: str) -> dict[str, Any]:
-    network, dtype = recipe.network().to(device), _DTYPES[precision]
-    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-    for layer in network.modules():
-        if isinstance(layer, nn.Conv2d | nn.Linear):
-            layer.register_forward_hook(lambda layer, inputs, output: seen.append((layer, inputs[0], output)))
     images = torch.randint(0, 256, (recipe.batch_size, 3, 32, 32), device=device).float()
-    with torch.no_grad():
-        network.train()(images.contiguous(memory_format=torch.channels_last))
-    flop, seconds = 0.0, 0.0
-    for index, (layer, inputs, output) in enumerate(seen):
-        weight = layer.weight.detach().to(dtype)
-        values, gradient = inputs.to(dtype), output.to(dtype)
-        wanted = [index > 0, layer.weight.requires_grad, False]  # pixels need no derivative
-        flop += 2 * output.numel() * weight[0].numel() * (1 + sum(wanted))
-        calls: list[Callable[[], object]] = []
-        if isinstance(layer, nn.Conv2d):
-            geometry = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
-            calls.append(partial(torch.convolution, values, weight, None, *geometry))
-            if any(wanted):
-                backward = torch.ops.aten.convolution_backward
-                calls.append(partial(backward, gradient, values, weight, None, *geometry, wanted))
-        else:
-            calls = [partial(torch.mm, values, weight.T), partial(torch.mm, gradient, weight)]
-            calls.append(partial(torch.mm, gradient.T, values))
-        seconds += sum(seconds_of(call, device) for call in calls)
+    images = images.contiguous(memory_format=torch.channels_last)
+    flop, calls = step_products(recipe.network().to(device), images, _DTYPES[precision])
+    seconds = sum(seconds_of(call, device) for call in calls)
     return {
         "recipe": recipe.name,
         "precision": precision,

@@ -31,8 +31,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from products import step_products
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor, nn
 
 HERE = Path(__file__).parent
 GEMM_SIZE = 4096
@@ -122,26 +122,11 @@ def parts_of_epoch(trainer: pl.Trainer, module: Any) -> dict[str, float]:
 def limit(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
     """Milliseconds a step would take if it did nothing but multiply."""
     dtype = torch.bfloat16 if "bf16" in str(trainer.precision) else torch.float32
-    images, labels = next(iter(trainer.train_dataloader))
-    seen: list[tuple[nn.Module, Tensor, Tensor]] = []
-    kinds = (nn.Conv2d, nn.Linear)
-    hooks = [
-        layer.register_forward_hook(lambda layer, inputs, output: seen.append((layer, inputs[0], output)))
-        for layer in module.network.modules()
-        if isinstance(layer, kinds)
-    ]
-    with torch.no_grad(), trainer.precision_plugin.train_step_context():
-        module.network(images)
-    for hook in hooks:
-        hook.remove()
+    images, _ = next(iter(trainer.train_dataloader))
     square = torch.randn(GEMM_SIZE, GEMM_SIZE, device=module.device, dtype=dtype)
     rate = 2 * GEMM_SIZE**3 / seconds_of(lambda: square @ square, 5, module.device)
-    flop, seconds = 0.0, 0.0
-    for index, (layer, inputs, output) in enumerate(seen):
-        needs_input = index > 0
-        flop += 2 * output.numel() * layer.weight[0].numel() * (3 if needs_input else 2)
-        for call in products(layer, inputs.to(dtype), output.to(dtype), needs_input):
-            seconds += seconds_of(call, 30, module.device)
+    flop, calls = step_products(module.network, images, dtype)
+    seconds = sum(seconds_of(call, 30, module.device) for call in calls)
     return {
         "dtype": str(dtype),
         "gflop_a_step": flop / 1e9,
@@ -149,19 +134,6 @@ def limit(trainer: pl.Trainer, module: Any) -> dict[str, Any]:
         "ms_a_step_at_that_speed": flop / rate * 1e3,
         "ms_a_step_of_own_products": seconds * 1e3,
     }
-
-
-def products(layer: nn.Module, inputs: Tensor, output: Tensor, needs_input: bool) -> list[Callable[[], object]]:
-    """What a layer multiplies in a step: forward, and backward for its weight and for its input if that is needed."""
-    weight = layer.weight.detach().to(inputs.dtype)
-    if isinstance(layer, nn.Linear):
-        return [lambda: inputs @ weight.T, lambda: output @ weight, lambda: output.T @ inputs]
-    geometry = (layer.stride, layer.padding, layer.dilation, False, [0, 0], layer.groups)
-    wanted = [needs_input, True, False]
-    return [
-        lambda: torch.convolution(inputs, weight, None, *geometry),
-        lambda: torch.ops.aten.convolution_backward(output, inputs, weight, None, *geometry, wanted),
-    ]
 
 
 def seconds_of(call: Callable[[], object], times: int, device: torch.device) -> float:
@@ -239,22 +211,21 @@ def main() -> None:
         options = ("--trainer.accelerator", accelerator, *arguments.options)
         runs.append(ours(root, config, arguments.epochs, *options))
         plain_seconds += plain(root, arguments.epochs, accelerator)[1:]
-        print(json.dumps(summary(runs, plain_seconds)), flush=True)
-    name = config.stem if not arguments.options else f"{config.stem}_with_options"
-    result = {
-        "benchmark": f"an epoch of {config.name}; plain Lightning: the seed recipe at batch 64",
-        "options": arguments.options,
-        "medians": summary(runs, plain_seconds),
-        "fit": runs,
-        "plain_epoch_seconds": plain_seconds,
-        "machine": torch.cuda.get_device_name() if accelerator == "gpu" else processor(),
-        "cores": os.cpu_count(),
-        "torch": torch.__version__,
-        "pytorch_lightning": pl.__version__,
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-    (HERE / "results" / f"train_{name}_{accelerator}.json").write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result["medians"]))
+        result = {
+            "benchmark": f"an epoch of {config.name}; plain Lightning: the seed recipe at batch 64",
+            "options": arguments.options,
+            "medians": summary(runs, plain_seconds),
+            "fit": runs,
+            "plain_epoch_seconds": plain_seconds,
+            "machine": torch.cuda.get_device_name() if accelerator == "gpu" else processor(),
+            "cores": os.cpu_count(),
+            "torch": torch.__version__,
+            "pytorch_lightning": pl.__version__,
+            "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        name = config.stem if not arguments.options else f"{config.stem}_with_options"
+        (HERE / "results" / f"train_{name}_{accelerator}.json").write_text(json.dumps(result, indent=2) + "\n")
+        print(json.dumps(result["medians"]), flush=True)
 
 
 def processor() -> str:
