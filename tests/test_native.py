@@ -211,6 +211,16 @@ def test_a_damaged_copy_is_made_again(tmp_path: Path) -> None:
 
 
 @needs_library
+def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
+    say(tmp_path)
+    (kept,) = (tmp_path / "cifar_lit").iterdir()
+    kept.write_bytes(b"planted")
+    (tmp_path / "cifar_lit").chmod(0o777)
+    assert say(tmp_path) == "None"
+    assert kept.read_bytes() == b"planted"  # neither read nor replaced
+
+
+@needs_library
 def test_without_a_place_to_keep_it_it_is_made_each_time(tmp_path: Path) -> None:
     (tmp_path / "cifar_lit").write_text("in the way")
     assert say(tmp_path) == "None"

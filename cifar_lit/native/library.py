@@ -52,8 +52,8 @@ def _find() -> ctypes.CDLL | str:
     try:
         return _load([compiler, *_FLAGS, *flags])
     except (OSError, subprocess.SubprocessError) as error:
-        told = getattr(error, "stderr", None) or str(error)
-        return f"{Path(compiler).name} could not make them: {told.strip().splitlines()[0]}"
+        told = str(getattr(error, "stderr", None) or error).strip() or type(error).__name__
+        return f"{Path(compiler).name} could not make them: {told.splitlines()[0]}"
 
 
 def _load(command: list[str]) -> ctypes.CDLL:
@@ -62,7 +62,7 @@ def _load(command: list[str]) -> ctypes.CDLL:
     name = f"block-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
     kept = folder / name
-    if kept.is_file():
+    if _is_ours_alone(folder) and kept.is_file():
         with suppress(OSError):  # damaged: made again
             return ctypes.CDLL(str(kept))
     with tempfile.TemporaryDirectory() as scratch:
@@ -78,10 +78,21 @@ def _load(command: list[str]) -> ctypes.CDLL:
         loaded = ctypes.CDLL(str(made))
         with suppress(OSError):  # where it can't be kept, the next process makes it again in half a second
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _is_ours_alone(folder):
+                return loaded
             whole = folder / f".{name}.{os.getpid()}"  # several processes may be at it
             write_synced(whole, made.read_bytes())
             whole.replace(kept)
         return loaded
+
+
+def _is_ours_alone(folder: Path) -> bool:
+    """Whether nobody else can have put a library there for us to run."""
+    try:
+        status = folder.stat()
+    except OSError:
+        return False
+    return status.st_uid == os.getuid() and not status.st_mode & 0o022
 
 
 def _processor() -> str:
