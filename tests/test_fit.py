@@ -336,3 +336,22 @@ def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pyt
     fit()
     fit("--trainer.profiler", "simple")
     assert [type(each).__name__ for each in seen] == ["NoProfiler", "SimpleProfiler"]
+
+
+def test_it_says_that_training_takes_longer_without_compiled_kernels(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("cifar_lit.training.fit.absence", lambda: "there is no C++ compiler; install g++")
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
+        assert fit() == 0
+    assert "without compiled kernels: there is no C++ compiler; install g++." in caplog.text
+
+
+def test_the_smallest_numbers_are_taken_as_zero_in_training(fit: Fit):
+    torch.set_flush_denormal(False)
+    assert torch.tensor([1e-40]).mul(1.0).item() > 0
+    try:
+        assert fit() == 0
+        assert torch.tensor([1e-40]).mul(1.0).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
