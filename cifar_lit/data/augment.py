@@ -14,6 +14,7 @@ from torch.nn.functional import grid_sample
 
 from cifar_lit.cifar10 import IMAGE_SIZE
 from cifar_lit.errors import SettingError
+from cifar_lit.native import warp
 from cifar_lit.seeding import derive_seed
 
 
@@ -111,13 +112,13 @@ class Augmentation:
         cos, sin = angle.cos() * scale, angle.sin() * scale
         offset_rows, offset_columns = shifts * (-2 / IMAGE_SIZE)
         # Where on the source (-1..1) a target place takes its colour from: a share for its column and one for its row.
+        x = mirror * cos, -mirror * sin, offset_columns
+        y = sin, cos, offset_rows
+        if warp.fits(images):
+            return warp.warp(images, indices, torch.stack([*x, *y], dim=1).view(-1, 2, 3))
         places = (2 * torch.arange(IMAGE_SIZE, device=device) + 1) / IMAGE_SIZE - 1
-        x_by_column = _outer(mirror * cos, places) + offset_columns[:, None]
-        y_by_row = _outer(cos, places) + offset_rows[:, None]
-        x = x_by_column[:, None, :] - _outer(mirror * sin, places)[:, :, None]
-        y = y_by_row[:, :, None] + _outer(sin, places)[:, None, :]
+        grid = torch.stack([_plane(places, *x), _plane(places, *y)], dim=-1)
         batch = images[indices].permute(0, 3, 1, 2).to(torch.float32)
-        grid = torch.stack([x, y], dim=-1)
         batch = grid_sample(batch, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
         return batch.contiguous(memory_format=torch.channels_last)
 
@@ -130,9 +131,10 @@ class Augmentation:
         return batch.masked_fill_(in_rows[:, None, :, None] & in_columns[:, None, None, :], 128)
 
 
-def _outer(factors: Tensor, places: Tensor) -> Tensor:
-    """(B, W): a factor for each image times each place."""
-    return factors[:, None] * places
+def _plane(places: Tensor, by_column: Tensor, by_row: Tensor, offset: Tensor) -> Tensor:
+    """(B, H, W): for each image the sum of its shares of a place's column and row, and its offset."""
+    along_row = by_column[:, None] * places + offset[:, None]
+    return along_row[:, None, :] + (by_row[:, None] * places)[:, :, None]
 
 
 def _mirrored(places: Tensor) -> Tensor:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifar_lit.cifar10 import IMAGE_SIZE
+
 
 class Network(nn.Module, ABC):
     """A classifier of images with its preprocessing inside, so that pixels mean the same wherever it is used.
@@ -27,8 +29,8 @@ class Network(nn.Module, ABC):
         self.args = args
         self.mean = tuple(mean)
         self.std = tuple(std)
-        self.register_buffer("_shift", 255 * torch.tensor(self.mean).view(-1, 1, 1), persistent=False)
-        self.register_buffer("_scale", 1 / (255 * torch.tensor(self.std).view(-1, 1, 1)), persistent=False)
+        self.register_buffer("_shift", _everywhere(255 * torch.tensor(self.mean)), persistent=False)
+        self.register_buffer("_scale", _everywhere(1 / (255 * torch.tensor(self.std))), persistent=False)
         self._shift: Tensor
         self._scale: Tensor
 
@@ -60,3 +62,9 @@ class Network(nn.Module, ABC):
             "vectors": [weight for weight in trained if weight.ndim <= 1],
         }
         return {name: weights for name, weights in groups.items() if weights}
+
+
+def _everywhere(values: Tensor) -> Tensor:
+    """(C, H, W) in the order of channels-last memory, so that whole images are computed with at a time: with (C, 1, 1)
+    PyTorch goes by three values, and takes five times as long."""
+    return values.repeat(IMAGE_SIZE, IMAGE_SIZE, 1).permute(2, 0, 1)

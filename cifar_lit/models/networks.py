@@ -16,6 +16,7 @@ from cifar_lit.models.network import Network as Network
 from cifar_lit.models.resnet import ResNet
 from cifar_lit.models.whitened_cnn import WhitenedCNN
 from cifar_lit.native import block
+from cifar_lit.native import convolution as native_convolution
 
 
 class ThreeBlockCNN(Network):
@@ -87,10 +88,15 @@ class _Block(nn.Sequential):
 
     def forward(self, images: Tensor) -> Tensor:
         convolution, relu, norm, pool = self
-        features = convolution(images)
+        assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
         # Who watches the convolution (Grad-CAM does) finds what its ReLU leaves of it, in place.
-        if not convolution._forward_hooks and block.fits(features, norm):
+        watched = bool(convolution._forward_hooks)
+        if not watched and native_convolution.fits(images, convolution):
+            features = native_convolution.convolve(images, convolution)
+        else:
+            features = convolution(images)
+        if not watched and block.fits(features, norm):
             return block.relu_norm_pool(features, norm)
         return pool(norm(relu(features)))  # type: ignore[no-any-return]
 

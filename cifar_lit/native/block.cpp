@@ -88,42 +88,51 @@ void moments(const T *z, Rows rows, double *sums, int threads) {
     });
 }
 
+// `best`, where it is wanted: the relu(z) that each window's y came from.
 template <typename T>
-void forward(const T *z, const float *__restrict a, const float *__restrict b, T *y, Rows rows, int threads) {
+void forward(const T *z, const float *__restrict a, const float *__restrict b, T *y, T *best, Rows rows, int threads) {
     int64_t channels = rows.channels;
 #pragma omp parallel for schedule(static) num_threads(threads)
     for (int64_t row = 0; row < rows.count; row++) {
         const T *__restrict top = z + rows.top(row);
         const T *__restrict below = top + rows.below();
         T *__restrict pooled = y + rows.pooled(row);
-        for (int64_t i = 0; i < rows.width; i++, top += 2 * channels, below += 2 * channels, pooled += channels)
-            for (int64_t c = 0; c < channels; c++) {
-                float y0 = a[c] * relu(load(top[c])) + b[c], y1 = a[c] * relu(load(top[c + channels])) + b[c];
-                float y2 = a[c] * relu(load(below[c])) + b[c], y3 = a[c] * relu(load(below[c + channels])) + b[c];
-                float y01 = y0 > y1 ? y0 : y1, y23 = y2 > y3 ? y2 : y3;
-                store(pooled[c], y01 > y23 ? y01 : y23);
-            }
-    }
-}
-
-// sums[0..C): of the pooled gradient; sums[C..2C): of its products with the relu(z) that each window's y came from.
-template <typename T>
-void gradient_moments(const T *z, const T *gradient, const float *__restrict a, Rows rows, double *sums, int threads) {
-    int64_t channels = rows.channels;
-    reduce(rows.count, 2 * channels, threads, sums, [=](int64_t row, float *__restrict sum) {
-        const T *__restrict top = z + rows.top(row);
-        const T *__restrict below = top + rows.below();
-        const T *__restrict pooled = gradient + rows.pooled(row);
-        float *__restrict products = sum + channels;
-        for (int64_t i = 0; i < rows.width; i++, top += 2 * channels, below += 2 * channels, pooled += channels)
-            for (int64_t c = 0; c < channels; c++) {
+        T *__restrict kept = best ? best + rows.pooled(row) : nullptr;
+        for (int64_t i = 0; i < rows.width; i++, top += 2 * channels, below += 2 * channels, pooled += channels) {
+            auto window = [&](int64_t c) {
                 float sign = a[c] < 0 ? -1 : 1;
                 float x0 = sign * relu(load(top[c])), x1 = sign * relu(load(top[c + channels]));
                 float x2 = sign * relu(load(below[c])), x3 = sign * relu(load(below[c + channels]));
                 float x01 = x0 > x1 ? x0 : x1, x23 = x2 > x3 ? x2 : x3;
+                return sign * (x01 > x23 ? x01 : x23);
+            };
+            if (!kept) {
+                for (int64_t c = 0; c < channels; c++) store(pooled[c], a[c] * window(c) + b[c]);
+                continue;
+            }
+            for (int64_t c = 0; c < channels; c++) {
+                float x = window(c);
+                store(kept[c], x);
+                store(pooled[c], a[c] * x + b[c]);
+            }
+            kept += channels;
+        }
+    }
+}
+
+// sums[0..C): of the pooled gradient; sums[C..2C): of its products with `best`.
+template <typename T>
+void gradient_moments(const T *best, const T *gradient, Rows rows, double *sums, int threads) {
+    int64_t channels = rows.channels;
+    reduce(rows.count, 2 * channels, threads, sums, [=](int64_t row, float *__restrict sum) {
+        const T *__restrict kept = best + rows.pooled(row);
+        const T *__restrict pooled = gradient + rows.pooled(row);
+        float *__restrict products = sum + channels;
+        for (int64_t i = 0; i < rows.width; i++, kept += channels, pooled += channels)
+            for (int64_t c = 0; c < channels; c++) {
                 float g = load(pooled[c]);
                 sum[c] += g;
-                products[c] += g * sign * (x01 > x23 ? x01 : x23);
+                products[c] += g * load(kept[c]);
             }
     });
 }
@@ -171,7 +180,7 @@ struct Channel {
 
 template <typename T>
 void normalize(const T *z, const float *gamma, const float *beta, const double *mean, const double *variance, double eps,
-               T *y, Channel saved, Rows rows, int threads) {
+               T *y, T *best, Channel saved, Rows rows, int threads) {
     std::vector<float> b(rows.channels);
     for (int64_t c = 0; c < rows.channels; c++) {
         double scale = 1 / std::sqrt(variance[c] + eps);
@@ -180,12 +189,12 @@ void normalize(const T *z, const float *gamma, const float *beta, const double *
         saved.scale[c] = scale;
         b[c] = beta[c] - mean[c] * gamma[c] * scale;
     }
-    forward(z, saved.a, b.data(), y, rows, threads);
+    forward(z, saved.a, b.data(), y, best, rows, threads);
 }
 
 template <typename T>
 void train_forward(const T *z, const float *gamma, const float *beta, float *running_mean, float *running_var,
-                   double momentum, double eps, T *y, Channel saved, Rows rows, int threads) {
+                   double momentum, double eps, T *y, T *best, Channel saved, Rows rows, int threads) {
     int64_t channels = rows.channels;
     double count = 4.0 * rows.count * rows.width;
     std::vector<double> sums(2 * channels);
@@ -198,25 +207,25 @@ void train_forward(const T *z, const float *gamma, const float *beta, float *run
         running_mean[c] += momentum * (mean[c] - running_mean[c]);
         running_var[c] += momentum * (variance[c] * count / (count - 1) - running_var[c]);
     }
-    normalize(z, gamma, beta, mean, variance, eps, y, saved, rows, threads);
+    normalize(z, gamma, beta, mean, variance, eps, y, best, saved, rows, threads);
 }
 
 template <typename T>
 void eval_forward(const T *z, const float *gamma, const float *beta, const float *running_mean,
-                  const float *running_var, double eps, T *y, Channel saved, Rows rows, int threads) {
+                  const float *running_var, double eps, T *y, T *best, Channel saved, Rows rows, int threads) {
     std::vector<double> mean(running_mean, running_mean + rows.channels);
     std::vector<double> variance(running_var, running_var + rows.channels);
-    normalize(z, gamma, beta, mean.data(), variance.data(), eps, y, saved, rows, threads);
+    normalize(z, gamma, beta, mean.data(), variance.data(), eps, y, best, saved, rows, threads);
 }
 
 // Where the statistics are the batch's own, z moves them too: that is what k0 and k1 take away.
 template <typename T>
-void all_backward(const T *z, const T *gradient, Channel saved, bool own_statistics, T *dz, float *dgamma, float *dbeta,
+void all_backward(const T *z, const T *best, const T *gradient, Channel saved, bool own_statistics, T *dz, float *dgamma, float *dbeta,
                   Rows rows, int threads) {
     int64_t channels = rows.channels;
     double count = 4.0 * rows.count * rows.width;
     std::vector<double> sums(2 * channels);
-    gradient_moments(z, gradient, saved.a, rows, sums.data(), threads);
+    gradient_moments(best, gradient, rows, sums.data(), threads);
     std::vector<float> k0(channels), k1(channels);
     for (int64_t c = 0; c < channels; c++) {
         double sum = sums[c], products = (sums[channels + c] - saved.mean[c] * sum) * saved.scale[c];
@@ -235,16 +244,16 @@ void all_backward(const T *z, const T *gradient, Channel saved, bool own_statist
 
 #define EXPORT(NAME, T)                                                                                               \
     void train_forward_##NAME(const T *z, const float *gamma, const float *beta, float *mean, float *var,             \
-                              double momentum, double eps, T *y, Channel saved, Rows rows, int threads) {             \
-        train_forward(z, gamma, beta, mean, var, momentum, eps, y, saved, rows, threads);                             \
+                              double momentum, double eps, T *y, T *best, Channel saved, Rows rows, int threads) {    \
+        train_forward(z, gamma, beta, mean, var, momentum, eps, y, best, saved, rows, threads);                       \
     }                                                                                                                 \
     void eval_forward_##NAME(const T *z, const float *gamma, const float *beta, const float *mean, const float *var,  \
-                             double eps, T *y, Channel saved, Rows rows, int threads) {                               \
-        eval_forward(z, gamma, beta, mean, var, eps, y, saved, rows, threads);                                        \
+                             double eps, T *y, T *best, Channel saved, Rows rows, int threads) {                      \
+        eval_forward(z, gamma, beta, mean, var, eps, y, best, saved, rows, threads);                                  \
     }                                                                                                                 \
-    void backward_##NAME(const T *z, const T *gradient, Channel saved, int own_statistics, T *dz, float *dgamma,      \
-                         float *dbeta, Rows rows, int threads) {                                                      \
-        all_backward(z, gradient, saved, own_statistics != 0, dz, dgamma, dbeta, rows, threads);                      \
+    void backward_##NAME(const T *z, const T *best, const T *gradient, Channel saved, int own_statistics, T *dz,      \
+                         float *dgamma, float *dbeta, Rows rows, int threads) {                                       \
+        all_backward(z, best, gradient, saved, own_statistics != 0, dz, dgamma, dbeta, rows, threads);                \
     }
 
 extern "C" {

@@ -4,6 +4,7 @@ PyTorch's own three take longer than the convolutions between them. Shapes: B ba
 """
 
 import ctypes
+import functools
 from typing import Any
 
 import torch
@@ -56,6 +57,8 @@ def relu_norm_pool(features: Tensor, norm: BatchNorm2d) -> Tensor:
             raise ValueError("expected more than 1 value per channel when training")
         assert norm.num_batches_tracked is not None
         norm.num_batches_tracked.add_(1)
+    if not torch.is_grad_enabled():
+        return _forward(features, norm, None, _new_channel(norm))
     pooled: Tensor = _ReluNormPool.apply(features, norm.weight, norm.bias, norm)
     return pooled
 
@@ -63,58 +66,69 @@ def relu_norm_pool(features: Tensor, norm: BatchNorm2d) -> Tensor:
 class _ReluNormPool(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, features: Tensor, weight: Tensor, bias: Tensor, norm: BatchNorm2d) -> Tensor:
-        batch, channels, height, width = features.shape
-        size = (batch, channels, height // 2, width // 2)
-        pooled = torch.empty(size, dtype=features.dtype, memory_format=torch.channels_last)
-        saved = torch.empty(3, channels)
-        arguments: tuple[Any, ...]
-        name, arguments = "eval_forward", (_pointer(norm.running_mean), _pointer(norm.running_var))
-        if norm.training:
-            name, arguments = "train_forward", (*arguments, ctypes.c_double(norm.momentum or 0.0))
-        _call(
-            name,
-            features,
-            *map(_pointer, (features, weight, bias)),
-            *arguments,
-            ctypes.c_double(norm.eps),
-            _pointer(pooled),
-            _channel(saved),
-        )
-        ctx.save_for_backward(features, saved)
+        best, channel = _new_pooled(features), _new_channel(norm)
+        ctx.save_for_backward(features, best, channel)
         ctx.own_statistics = norm.training
-        return pooled
+        return _forward(features, norm, best, channel)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
-        features, saved = ctx.saved_tensors
+        features, best, channel = ctx.saved_tensors
         gradient = gradient.to(features.dtype).contiguous(memory_format=torch.channels_last)
-        by_features = torch.empty_like(features)
-        by_weight, by_bias = torch.empty(2, features.shape[1])
-        _call(
-            "backward",
-            features,
-            _pointer(features),
-            _pointer(gradient),
-            _channel(saved),
-            ctypes.c_int(ctx.own_statistics),
-            *map(_pointer, (by_features, by_weight, by_bias)),
-        )
-        return by_features, by_weight, by_bias, None
+        results = torch.empty_like(features), channel.new_empty(len(channel[0])), channel.new_empty(len(channel[0]))
+        given = (features.data_ptr(), best.data_ptr(), gradient.data_ptr(), _pointers(channel), ctx.own_statistics)
+        _kernel("backward", features.dtype)(*given, *(each.data_ptr() for each in results), *_rows(features))
+        return *results, None
 
 
-def _call(name: str, features: Tensor, *arguments: Any) -> None:
-    batch, channels, height, width = features.shape
-    rows = _Rows(batch * height // 2, width // 2, channels)
-    kernel = getattr(library(), f"{name}_{_NAMES[features.dtype]}")
+def _forward(features: Tensor, norm: BatchNorm2d, best: Tensor | None, channel: Tensor) -> Tensor:
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    pooled = _new_pooled(features)
+    tensors = features, norm.weight, norm.bias, norm.running_mean, norm.running_var
+    rest = (pooled.data_ptr(), None if best is None else best.data_ptr(), _pointers(channel), *_rows(features))
+    if norm.training:
+        kernel = _kernel("train_forward", features.dtype)
+        kernel(*(each.data_ptr() for each in tensors), norm.momentum, norm.eps, *rest)
+    else:
+        kernel = _kernel("eval_forward", features.dtype)
+        kernel(*(each.data_ptr() for each in tensors), norm.eps, *rest)
+    return pooled
+
+
+@functools.cache
+def _kernel(name: str, dtype: torch.dtype) -> Any:
+    """A function of the library, which takes addresses as plain integers."""
+    address, number = ctypes.c_void_p, ctypes.c_double
+    arguments: dict[str, list[Any]] = {
+        "train_forward": 5 * [address] + [number, number, address, address, _Channel],
+        "eval_forward": 5 * [address] + [number, address, address, _Channel],
+        "backward": 3 * [address] + [_Channel, ctypes.c_int] + 3 * [address],
+    }
+    kernel = getattr(library(), f"{name}_{_NAMES[dtype]}")
+    kernel.argtypes = [*arguments[name], _Rows, ctypes.c_int]
     kernel.restype = None
-    kernel(*arguments, rows, ctypes.c_int(torch.get_num_threads()))
+    return kernel
 
 
-def _pointer(tensor: Tensor | None) -> ctypes.c_void_p:
-    assert tensor is not None
-    return ctypes.c_void_p(tensor.data_ptr())
+def _rows(features: Tensor) -> tuple[_Rows, int]:
+    """How the kernels go over the features, and with how many threads."""
+    batch, channels, height, width = features.shape
+    return _Rows(batch * height // 2, width // 2, channels), torch.get_num_threads()
 
 
-def _channel(saved: Tensor) -> _Channel:
-    return _Channel(*(row.data_ptr() for row in saved))
+def _new_pooled(features: Tensor) -> Tensor:
+    batch, channels, height, width = features.shape
+    size = (batch, channels, height // 2, width // 2)
+    return torch.empty(size, dtype=features.dtype, memory_format=torch.channels_last)
+
+
+def _new_channel(norm: BatchNorm2d) -> Tensor:
+    """Room for what `_Channel` names, float32 (3, C)."""
+    return torch.empty(3, norm.num_features)
+
+
+def _pointers(channel: Tensor) -> _Channel:
+    first, row = channel.data_ptr(), channel.stride(0) * channel.element_size()
+    return _Channel(first, first + row, first + 2 * row)

@@ -18,7 +18,7 @@ from cifar_lit.files import write_synced
 SWITCH = "CIFAR_LIT_NATIVE"
 """Set to 0 in the environment, PyTorch's own kernels are used."""
 
-_SOURCE = Path(__file__).with_name("block.cpp")
+_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("block", "convolution", "warp")]
 _FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 _FOR_MACHINE = {
     "x86_64": ["-march=native", "-mprefer-vector-width=512"],
@@ -58,8 +58,9 @@ def _find() -> ctypes.CDLL | str:
 
 def _load(command: list[str]) -> ctypes.CDLL:
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
-    parts = "\0".join([_SOURCE.read_text(), *command, version, _processor(), torch.__version__])
-    name = f"block-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.so"
+    sources = [source.read_text() for source in _SOURCES]
+    parts = "\0".join([*sources, *command, version, _processor(), torch.__version__])
+    name = f"kernels-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
     kept = folder / name
     if _is_ours_alone(folder) and kept.is_file():
@@ -69,11 +70,9 @@ def _load(command: list[str]) -> ctypes.CDLL:
         made = Path(scratch, name)
         # Linked without its own OpenMP, it takes the one PyTorch has loaded: two sets of threads would be in each
         # other's way.
-        object_file = str(made.with_suffix(".o"))
-        for step in (
-            [*command, "-c", str(_SOURCE), "-o", object_file],
-            [command[0], "-shared", object_file, "-o", str(made)],
-        ):
+        objects = [str(Path(scratch, f"{source.stem}.o")) for source in _SOURCES]
+        steps = [[*command, "-c", str(source), "-o", each] for source, each in zip(_SOURCES, objects, strict=True)]
+        for step in (*steps, [command[0], "-shared", *objects, "-o", str(made)]):
             subprocess.run(step, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
         loaded = ctypes.CDLL(str(made))
         with suppress(OSError):  # where it can't be kept, the next process makes it again in half a second
