@@ -22,7 +22,7 @@ from PIL import Image
 
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.errors import ImageError, SettingError
-from cifar_lit.serving import decode_process
+from cifar_lit.serving import decode_zygote
 from cifar_lit.serving import decoder as decoder_module
 from cifar_lit.serving.decoder import Decoder
 
@@ -170,9 +170,11 @@ def test_many_at_once_get_their_own_answers(shared: Running) -> None:
 
 def test_waiting_callers_are_served_in_order(tight: Running) -> None:
     order = []
+    pixels = np.random.default_rng(0).integers(0, 256, (100, 100, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(pixels))  # too large to be given to a worker that has one
 
     async def one(number: int) -> None:
-        await tight.decoder.decode(PNG)
+        await tight.decoder.decode(data)
         order.append(number)
 
     async def work() -> None:
@@ -262,6 +264,61 @@ def test_a_picture_that_a_dying_worker_had_not_read_goes_to_another(shared: Runn
         np.testing.assert_array_equal(pixels, here(data))
 
 
+def test_pictures_behind_a_slow_one_go_to_another_worker(shared: Running) -> None:
+    async def work() -> None:
+        first, *_ = shared.decoder.pids
+        os.kill(first, signal.SIGSTOP)
+        try:
+            tasks = [asyncio.create_task(shared.decoder.decode(data)) for data in files]
+            done, waiting = set(), set(tasks)
+            async with asyncio.timeout(PATIENCE_S):
+                while len(waiting) > 1:
+                    done, waiting = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=0.01)
+            assert waiting == {tasks[0]}
+        finally:
+            os.kill(first, signal.SIGCONT)
+        for pixels, data in zip(await asyncio.gather(*tasks), files, strict=True):
+            np.testing.assert_array_equal(pixels, here(data))
+        # What the first worker answers to nobody now must not be taken for an answer to these.
+        for data in reversed(files):
+            np.testing.assert_array_equal(await shared.decoder.decode(data), here(data))
+
+    files = [encoded(Image.fromarray(here(picture(number)))) for number in range(4)]
+    pids = shared.decoder.pids
+    shared.run(work())
+    assert shared.decoder.pids == pids
+
+
+def test_a_picture_that_its_worker_dies_over_costs_none_of_those_behind_it(shared: Running) -> None:
+    bomb = encoded(Image.new("RGB", (8_000, 2_000)), "WEBP", lossless=True)  # small, and takes long
+    assert len(bomb) < 4_096
+
+    async def work() -> None:
+        pids = shared.decoder.pids
+        before = {pid: megabytes(pid, "VmData") for pid in pids}
+        files = [bomb, *small]
+        tasks = [asyncio.create_task(shared.decoder.decode(data)) for data in files]
+        killed: list[int] = []
+        while not tasks[0].done():  # it may be tried once more: the others may have been unread, and so may it
+            left = [pid for pid in pids if pid not in killed]
+            await until(lambda left=left: tasks[0].done() or busy_one(left, before) is not None)
+            if not tasks[0].done():
+                pid = busy_one(left, before)
+                assert pid is not None
+                killed.append(pid)
+                os.kill(pid, signal.SIGKILL)
+                await until(lambda pid=pid: pid not in shared.decoder.pids)
+        with pytest.raises(ImageError, match="its decoder crashed"):
+            await tasks[0]
+        assert 1 <= len(killed) <= 2
+        for pixels, data in zip(await asyncio.gather(*tasks[1:]), small, strict=True):
+            np.testing.assert_array_equal(pixels, here(data))
+        await all_back(shared.decoder, 3, *killed)
+
+    small = [encoded(Image.fromarray(here(picture(number)))) for number in range(3)]
+    shared.run(work())
+
+
 def test_a_worker_that_hangs_is_replaced(tight: Running) -> None:
     async def work() -> None:
         pids = tight.decoder.pids
@@ -271,8 +328,9 @@ def test_a_worker_that_hangs_is_replaced(tight: Running) -> None:
         errors = [answer for answer in answers if isinstance(answer, ImageError)]
         assert [error.fault for error in errors] == ["too_large"] * 2
         assert "longer than 1 s" in str(errors[0])
-        for pixels in answers[2:]:
-            np.testing.assert_array_equal(pixels, here(PNG))
+        for answer in answers:
+            if not isinstance(answer, ImageError):
+                np.testing.assert_array_equal(answer, here(PNG))
         await all_back(tight.decoder, 2, *pids)
         await until(lambda: not any(map(is_alive, pids)))
 
@@ -396,7 +454,7 @@ def test_workers_are_limited(tight: Running) -> None:
 def test_workers_get_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CIFAR_LIT_API_KEY", "secret")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    found = decode_process._environment()
+    found = decode_zygote._environment()
     assert "secret" not in found.values()
     assert found["LANG"] == "C.UTF-8"
 
@@ -470,7 +528,7 @@ def test_a_decoder_that_cant_start_says_so_and_leaves_nothing(monkeypatch: pytes
         assert set(descriptors()) <= set(before)  # those of tests before this one may go meanwhile
         assert set(children(os.getpid())) <= set(children_before)
 
-    monkeypatch.setattr(decode_process.sys, "executable", "/bin/false")
+    monkeypatch.setattr(decode_zygote.sys, "executable", "/bin/false")
     asyncio.run(work())
 
 

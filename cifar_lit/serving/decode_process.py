@@ -1,15 +1,13 @@
-"""The server's side of the processes that decode: the first, the workers forked from it, and their jobs.
+"""The server's side of a process that decodes, and the jobs that it has.
 
-What the processes do is in `decode_worker`; which worker gets which job is the decoder's to say.
+What the process does is in `decode_worker`; which worker gets which job is the decoder's to say.
 """
 
 import asyncio
 import logging
-import os
 import socket
-import subprocess
-import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,23 +17,25 @@ from numpy.typing import NDArray
 from cifar_lit.cifar10 import IMAGE_SHAPE, IMAGE_SIZE
 from cifar_lit.errors import ImageError
 from cifar_lit.serving import decode_worker
-from cifar_lit.serving.decode_worker import ANSWER, COMMAND, FAULTS, LAST, PIXELS, READY, REFUSED, REQUEST, UNEXPECTED
+from cifar_lit.serving.decode_worker import ANSWER, FAULTS, LAST, PIXELS, READY, REFUSED, REQUEST, UNEXPECTED
+from cifar_lit.serving.decode_zygote import STILLBORN, Zygote
 
-STILLBORN = "it ended at once"
-
-_CLOSE_S = 2.0
-_POLL_S = 0.005
-_KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONHOME")
-"""The rest, secrets among it, is not the workers' business."""
+_MAX_AHEAD, _AHEAD_BYTES = 8, 16_384
+"""So many files, and bytes of them, may be with a worker at once: it need not sleep between two small pictures."""
+_SLOW_S = 0.02
+"""After so long a worker's picture is no small one, whatever its bytes: those behind it need not wait for it."""
 _ADVICE = "Save it again as PNG or JPEG."
+_MAX_CONTENT = max(decode_worker.MAX_TEXT, IMAGE_SIZE * IMAGE_SIZE * 3)
 
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, eq=False, slots=True)
+@dataclass(eq=False, slots=True)
 class Job:
     data: bytes
     pixels: "asyncio.Future[NDArray[np.uint8]]"
+    suspected: bool = False
+    """A worker died that had it and others, perhaps over it: it is tried once more."""
 
     def fail(self, error: Exception) -> None:
         if not self.pixels.done():  # the caller may have left
@@ -51,18 +51,20 @@ class Worker:
     Args:
         zygote: forks it and ends it.
         number: names it to the zygote.
-        timeout_s: for one job.
-        on_free: called when it can take a job; not for the first one.
-        on_lost: called once, with the job that it had been given and had not read.
+        timeout_s: for one job, from the moment that no other is before it.
+        on_answer: called when it may have room for another job.
+        on_slow: called now and then while a job takes long.
+        on_lost: called once, with the jobs that it had been given and did not fail over.
     """
 
     def __init__(
         self,
-        zygote: "Zygote",
+        zygote: Zygote,
         number: int,
         timeout_s: float,
-        on_free: Callable[["Worker"], None],
-        on_lost: Callable[["Worker", Job | None], None],
+        on_answer: Callable[[], None],
+        on_slow: Callable[["Worker"], None],
+        on_lost: Callable[["Worker", list[Job]], None],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self.ready = self._loop.create_future()
@@ -70,11 +72,13 @@ class Worker:
         self.pid = 0
         self.used = False
         self.started_at = time.monotonic()
-        self.job: Job | None = None
+        self.jobs: deque[Job] = deque()
         self._zygote, self._number, self._timeout_s = zygote, number, timeout_s
-        self._on_free, self._on_lost = on_free, on_lost
+        self._on_answer, self._on_slow, self._on_lost = on_answer, on_slow, on_lost
         self._timer: asyncio.TimerHandle | None = None
-        self._answer = bytearray(ANSWER.size + max(decode_worker.MAX_TEXT, IMAGE_SIZE * IMAGE_SIZE * 3))
+        self._since = 0.0
+        self._slow = False
+        self._answers = bytearray(_MAX_AHEAD * (ANSWER.size + _MAX_CONTENT))
         self._filled = 0
         self._unsent = memoryview(b"")
         self._socket, theirs = socket.socketpair()
@@ -87,24 +91,65 @@ class Worker:
                 raise
         self._loop.add_reader(self._socket, self._read)
 
+    def has_room(self, job: Job) -> bool:
+        """Whether it can take a job: it has none, or a few small ones before a small one."""
+        if not self.jobs:
+            return True
+        return (
+            len(self.jobs) < _MAX_AHEAD
+            and not self._slow
+            and sum(len(each.data) for each in self.jobs) + len(job.data) <= _AHEAD_BYTES
+        )
+
     def take(self, job: Job) -> None:
-        self.job = job
-        self._timer = self._loop.call_later(self._timeout_s, self._time_out)
+        """Gives it a job, for which it has room."""
+        self.jobs.append(job)
+        if len(self.jobs) == 1:
+            self._begin()
         prefix = REQUEST.pack(len(job.data))
         try:
             sent = self._socket.sendmsg([prefix, job.data])
         except OSError:
-            self._lose(unread=job)
+            self._lose(blame=None)
             return
-        # The send buffer was empty, so the prefix has gone.
+        # The send buffer was empty, or held little, so the prefix has gone.
         self._unsent = memoryview(job.data)[sent - len(prefix) :]
         if self._unsent:
             self._loop.add_writer(self._socket, self._write)
 
+    def give_back(self) -> list[Job]:
+        """The jobs behind its first one. It does not know, and will answer them to nobody."""
+        followers = [self.jobs.pop() for _ in range(len(self.jobs) - 1)][::-1]
+        for job in followers:
+            nobody = self._loop.create_future()
+            nobody.cancel()
+            self.jobs.append(Job(job.data, nobody))
+        return [job for job in followers if not job.pixels.done()]
+
     def leave(self) -> None:
         """Ends the process, whatever it is doing."""
-        self.job = None
+        self.jobs.clear()
         self._lose()
+
+    def _begin(self) -> None:
+        """Its first job is another."""
+        self._since = self._loop.time()
+        self._slow = False
+        if self._timer is None:  # one goes on over many jobs: it costs as much as the rest of taking one
+            self._timer = self._loop.call_later(min(_SLOW_S, self._timeout_s), self._watch)
+
+    def _watch(self) -> None:
+        self._timer = None
+        if not self.jobs:
+            return
+        late = self._loop.time() - self._since
+        if late >= self._timeout_s:
+            self._time_out()
+            return
+        self._slow = late >= _SLOW_S
+        self._timer = self._loop.call_later(min(_SLOW_S, self._timeout_s - late), self._watch)
+        if self._slow and len(self.jobs) > 1:
+            self._on_slow(self)
 
     def _write(self) -> None:
         try:
@@ -112,84 +157,100 @@ class Worker:
         except BlockingIOError:
             return
         except OSError:
-            self._lose(unread=self.job)
+            self._lose(blame=None)
             return
         if not self._unsent:
             self._loop.remove_writer(self._socket)
 
     def _read(self) -> None:
         try:
-            received = self._socket.recv_into(memoryview(self._answer)[self._filled :])
+            with memoryview(self._answers) as view:
+                received = self._socket.recv_into(view[self._filled :])
         except BlockingIOError:
             return
         except OSError:  # it ended with something unread
-            self._lose(unread=self.job)
+            self._lose(blame=None)
+            return
+        if not received:
+            self._lose(blame=None if self._unsent else True)
             return
         self._filled += received
-        if not received:
-            self._lose(unread=self.job if self._unsent else None)
-        elif self._filled >= ANSWER.size:
-            kind, size = ANSWER.unpack_from(self._answer)
-            end = ANSWER.size + size
-            if self._filled > min(end, len(self._answer) - 1) or self._unsent:
+        begin = 0
+        while self._filled - begin >= ANSWER.size:
+            kind, size = ANSWER.unpack_from(self._answers, begin)
+            end = begin + ANSWER.size + size
+            if size > _MAX_CONTENT or self._unsent:
                 self._lose()  # no worker of ours answers so
-            elif self._filled == end:
-                self._filled = 0
-                self._hear(kind, self._answer[ANSWER.size : end])
+                return
+            if end > self._filled:
+                break
+            self._hear(kind, self._answers[begin + ANSWER.size : end])
+            if self.lost.is_set():
+                return
+            begin = end
+        rest = self._answers[begin : self._filled]
+        self._answers[: len(rest)] = rest
+        self._filled = len(rest)
+        self._on_answer()
 
     def _hear(self, kind: int, content: bytearray) -> None:
         if kind == READY and not self.ready.done():
             self.pid = int(content)
             self.ready.set_result(None)
             return
-        job = self.job
-        if job is None:
+        if not self.jobs:
             self._lose()
             return
+        job = self.jobs[0]
         try:
             if not job.pixels.done():  # the caller may have left
                 _settle(job, kind & ~LAST, content)
         except (ValueError, IndexError):  # no worker of ours answers so
             self._lose()
             return
-        self._stop_timer()
-        self.job = None
         self.used = True
+        self.jobs.popleft()
         if kind & LAST:
-            self._lose()
-        else:
-            self._on_free(self)
+            self._lose(blame=False)
+        elif self.jobs:
+            self._begin()
 
     def _time_out(self) -> None:
-        job, self.job = self.job, None
+        job = self.jobs.popleft()
         self.used = True
-        if job is not None:
-            _log.warning("a decode worker took longer than %g s over %d bytes", self._timeout_s, len(job.data))
-            text = f"decoding the picture takes longer than {self._timeout_s:g} s. Make it smaller."
-            job.fail(ImageError(text, "too_large"))
-        self._lose()
+        _log.warning("a decode worker took longer than %g s over %d bytes", self._timeout_s, len(job.data))
+        text = f"decoding the picture takes longer than {self._timeout_s:g} s. Make it smaller."
+        job.fail(ImageError(text, "too_large"))
+        self._lose(blame=False)
 
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _lose(self, blame: bool | None = True) -> None:
+        """It is of no use any more.
 
-    def _lose(self, unread: Job | None = None) -> None:
+        Args:
+            blame: whether its first job is the reason; None if the worker did not read all that it had been given, so
+                perhaps not even its first job.
+        """
         if self.lost.is_set():
             return
         self.lost.set()
-        self._stop_timer()
+        if self._timer is not None:
+            self._timer.cancel()
         self._loop.remove_reader(self._socket)
         self._loop.remove_writer(self._socket)
         self._socket.close()
         self._zygote.end_worker(self._number)
         if not self.ready.done():
             self.ready.set_exception(ConnectionError(STILLBORN))
-        job, self.job = self.job, None
-        if job is not None and unread is None:
+        jobs = list(self.jobs)
+        self.jobs.clear()
+        if jobs and (blame or (blame is None and jobs[0].suspected)):
+            job = jobs.pop(0)
             self.used = True
             _log.warning("a decode worker died over %d bytes", len(job.data))
             job.fail(ImageError(f"the picture can't be decoded (its decoder crashed). {_ADVICE}", "malformed"))
-        self._on_lost(self, unread)
+        elif blame is None and len(jobs) > 1:
+            jobs[0].suspected = True
+        self._on_lost(self, jobs)
 
 
 def _settle(job: Job, kind: int, content: bytearray) -> None:
@@ -201,62 +262,3 @@ def _settle(job: Job, kind: int, content: bytearray) -> None:
         job.fail(ImageError(f"the picture can't be decoded. {_ADVICE}", "malformed"))
     else:
         job.fail(ImageError(content.decode(errors="replace"), FAULTS[kind - REFUSED]))
-
-
-class Zygote:
-    """The process that workers are forked from, and their parent: it has imported torch, which takes seconds."""
-
-    def __init__(self, memory_bytes: int) -> None:
-        # Packets, so that a command and the descriptor that belongs to it stay together.
-        self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control.setblocking(False)
-        module = [sys.executable, "-P", "-m", decode_worker.__name__]
-        try:
-            with theirs:
-                self.process = subprocess.Popen(
-                    [*module, str(theirs.fileno()), str(memory_bytes)],
-                    pass_fds=[theirs.fileno()],
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL,
-                    cwd="/",
-                    env=_environment(),
-                    start_new_session=True,  # Ctrl-C goes to the server's group
-                )
-        except OSError:
-            self._control.close()
-            raise
-
-    def is_alive(self) -> bool:
-        return self.process.poll() is None
-
-    def start_worker(self, number: int, end: socket.socket) -> None:
-        try:
-            socket.send_fds(self._control, [COMMAND.pack(decode_worker.START, number)], [end.fileno()])
-        except (BrokenPipeError, ConnectionResetError) as error:
-            raise ConnectionError(STILLBORN) from error
-
-    def end_worker(self, number: int) -> None:
-        try:
-            self._control.send(COMMAND.pack(decode_worker.END, number))
-        except OSError:  # it has gone, or hangs; its workers end with it
-            self.process.kill()
-
-    def leave(self) -> None:
-        """Tells it to end, with what is left of its workers."""
-        self._control.close()
-
-    async def close(self) -> None:
-        """Ends it and what is left of its workers."""
-        self.leave()
-        deadline = time.monotonic() + _CLOSE_S
-        while self.is_alive():
-            if time.monotonic() > deadline:
-                self.process.kill()
-            await asyncio.sleep(_POLL_S)
-
-
-def _environment() -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if name in _KEPT_ENVIRONMENT}
-    threads = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "MKL", "OPENBLAS")}
-    path = os.pathsep.join(os.path.abspath(folder) for folder in sys.path)
-    return kept | threads | {"PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": ""}

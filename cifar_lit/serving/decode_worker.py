@@ -150,10 +150,10 @@ def _data_bytes() -> int:
 
 
 def _serve(connection: socket.socket, memory_bytes: int) -> None:
-    buffer = bytearray(_RECEIVE_BYTES)
+    files = _Files(connection)
     at_start = _data_bytes()
     connection.sendall(_frame(READY, str(os.getpid()).encode()))
-    while (data := _receive(connection, buffer)) is not None:
+    while (data := files.receive()) is not None:
         kind, answer = _answer(data, memory_bytes)
         del data
         # What the C libraries lost hold of on their way out of a broken file must not be missing to the next picture.
@@ -163,28 +163,43 @@ def _serve(connection: socket.socket, memory_bytes: int) -> None:
         connection.sendall(_frame(kind, answer))
 
 
-def _receive(connection: socket.socket, buffer: bytearray) -> bytes | None:
-    """A file's bytes, or None if there will be no more."""
-    filled = 0
-    while filled < REQUEST.size:
-        with memoryview(buffer) as view:
-            received = connection.recv_into(view[filled:])
-        if not received:
-            return None
-        filled += received
-    (size,) = REQUEST.unpack_from(buffer)
-    if size == filled - REQUEST.size:
-        return bytes(buffer[REQUEST.size : filled])
-    data = bytearray(size)
-    with memoryview(data) as view:
-        filled -= REQUEST.size
-        view[:filled] = buffer[REQUEST.size : REQUEST.size + filled]
-        while filled < size:
-            received = connection.recv_into(view[filled:], 0, socket.MSG_WAITALL)
+class _Files:
+    """The files that come through a socket; several small ones may come at once."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._buffer = bytearray(_RECEIVE_BYTES)
+        self._begin = self._end = 0
+        """Of what has come and was not asked for yet."""
+
+    def receive(self) -> bytes | None:
+        """The next file's bytes, or None if there will be no more."""
+        while self._end - self._begin < REQUEST.size:
+            rest = self._buffer[self._begin : self._end]
+            self._buffer[: len(rest)] = rest
+            self._begin, self._end = 0, len(rest)
+            with memoryview(self._buffer) as view:
+                received = self._connection.recv_into(view[self._end :])
             if not received:
                 return None
-            filled += received
-    return bytes(data)
+            self._end += received
+        (size,) = REQUEST.unpack_from(self._buffer, self._begin)
+        begin = self._begin + REQUEST.size
+        come = self._buffer[begin : min(begin + size, self._end)]
+        self._begin = begin + len(come)
+        return bytes(come) if len(come) == size else self._rest(come, size)
+
+    def _rest(self, come: bytearray, size: int) -> bytes | None:
+        data = bytearray(size)
+        filled = len(come)
+        data[:filled] = come
+        with memoryview(data) as view:
+            while filled < size:
+                received = self._connection.recv_into(view[filled:], 0, socket.MSG_WAITALL)
+                if not received:
+                    return None
+                filled += received
+        return bytes(data)
 
 
 def _answer(data: bytes, memory_bytes: int) -> tuple[int, bytes]:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lit.errors import ImageError, SettingError
-from cifar_lit.serving.decode_process import STILLBORN, Job, Worker, Zygote
+from cifar_lit.serving.decode_process import Job, Worker
+from cifar_lit.serving.decode_zygote import STILLBORN, Zygote
 
 _START_S = 60.0
 """Time for the first process to import torch, on a slow disk too."""
@@ -29,7 +30,7 @@ class Decoder:
     One more process stays beside the workers: the one they are forked from. All end with this process, however it ends.
 
     Args:
-        workers: processes, each of which decodes one picture at a time.
+        workers: processes, each of which decodes one picture at a time; small ones may queue before it.
         timeout_s: time for one picture, from the moment a worker is given it.
         memory_bytes: what decoding one picture may take. 16 megapixels of 16-bit RGBA were measured to need 800 MiB.
 
@@ -47,7 +48,6 @@ class Decoder:
         self._zygote: Zygote | None = None
         self._numbers = itertools.count()
         self._workers: list[Worker] = []
-        self._free: list[Worker] = []
         self._waiting: deque[Job] = deque()
         self._keepers: list[asyncio.Task[None]] = []
         self._running = False
@@ -79,7 +79,7 @@ class Decoder:
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-        jobs = [*(worker.job for worker in self._workers if worker.job), *self._waiting]
+        jobs = [*(job for worker in self._workers for job in worker.jobs), *self._waiting]
         self._waiting.clear()
         for job in jobs:
             job.fail(RuntimeError("the decoder was closed before the picture was decoded"))
@@ -90,7 +90,7 @@ class Decoder:
             await zygote.close()
 
     async def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Decodes an image file, as soon as a worker is free.
+        """Decodes an image file, as soon as a worker has room for it.
 
         Returns:
             (32, 32, 3), RGB, 0..255; the caller's own.
@@ -114,22 +114,30 @@ class Decoder:
             raise
 
     def _hand_out(self) -> None:
-        while self._free and self._waiting:
-            job = self._waiting.popleft()
-            if not job.pixels.done():  # the caller may have left
-                self._free.pop().take(job)
+        while self._waiting:
+            job = self._waiting[0]
+            if job.pixels.done():  # the caller has left
+                self._waiting.popleft()
+                continue
+            # The first that can: one that is awake costs less than one that has to be woken.
+            worker = next((worker for worker in self._workers if worker.has_room(job)), None)
+            if worker is None:
+                return
+            self._waiting.popleft()
+            worker.take(job)
 
-    def _on_free(self, worker: "Worker") -> None:
-        self._free.append(worker)
+    def _on_slow(self, worker: "Worker") -> None:
+        if len(self._workers) > 1:
+            self._hand_out_again(worker.give_back())
+
+    def _on_lost(self, worker: "Worker", jobs: "list[Job]") -> None:
+        if worker in self._workers:
+            self._workers.remove(worker)
+        self._hand_out_again(jobs)
+
+    def _hand_out_again(self, jobs: "list[Job]") -> None:
+        self._waiting.extendleft(reversed(jobs))
         self._hand_out()
-
-    def _on_lost(self, worker: "Worker", unread: "Job | None") -> None:
-        for workers in (self._workers, self._free):
-            if worker in workers:
-                workers.remove(worker)
-        if unread is not None:
-            self._waiting.appendleft(unread)
-            self._hand_out()
 
     async def _launch(self) -> "Worker":
         """A new worker, ready.
@@ -142,7 +150,9 @@ class Decoder:
             self._zygote = None
         if self._zygote is None:
             self._zygote = Zygote(self._memory_bytes)
-        worker = Worker(self._zygote, next(self._numbers), self._timeout_s, self._on_free, self._on_lost)
+        worker = Worker(
+            self._zygote, next(self._numbers), self._timeout_s, self._hand_out, self._on_slow, self._on_lost
+        )
         try:
             async with asyncio.timeout(_START_S):
                 await worker.ready
@@ -156,7 +166,7 @@ class Decoder:
         if worker.lost.is_set():
             raise ConnectionError(STILLBORN)
         self._workers.append(worker)
-        self._on_free(worker)
+        self._hand_out()
         return worker
 
     async def _keep(self, worker: "Worker") -> None:
