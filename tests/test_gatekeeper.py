@@ -247,6 +247,11 @@ def test_a_body_that_drips_is_given_up(harness: Harness, monkeypatch: pytest.Mon
     assert harness.num_received < 100
 
 
+def test_slow_bodies_are_not_all_given_up_at_once(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gatekeeper, "patience", lambda seconds: seconds / 200)  # of 10 s
+    assert harness.send(length(100), chunks=[b"x"], then=never).status == 408
+
+
 def test_a_large_body_has_more_time(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.2)
     monkeypatch.setattr(gatekeeper, "BODY_BYTES_PER_S", 10)

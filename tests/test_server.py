@@ -209,6 +209,12 @@ def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
 # Slow clients
 
 
+def test_slow_heads_are_not_all_turned_away_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "patience", lambda seconds: seconds / 50)  # of 10 s
+    with connected(url) as connection:
+        assert connection.reply().status == 408
+
+
 @pytest.mark.usefixtures("quick")
 def test_a_connection_without_a_request_is_told_so_and_closed(url: str) -> None:
     with connected(url) as connection:

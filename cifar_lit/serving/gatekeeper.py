@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cifar_lit.serving.metrics import Metrics
+from cifar_lit.serving.patience import patience
 from cifar_lit.serving.replies import RequestError, error_reply
 
 BODY_GRACE_S = 10.0
@@ -143,6 +144,7 @@ class _Body:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._began = time.monotonic()
+        self._grace_s = patience(BODY_GRACE_S)
         length = headers.get(b"content-length")
         self._complete = length is None and b"transfer-encoding" not in headers
         if length is not None and (not _LENGTH.fullmatch(length) or int(length) > max_bytes):
@@ -151,7 +153,7 @@ class _Body:
     async def receive(self) -> Message:
         if self._complete:  # what comes now is the client's leaving, which may take for ever
             return await self._receive()
-        until = self._began + BODY_GRACE_S + self._num_bytes / BODY_BYTES_PER_S
+        until = self._began + self._grace_s + self._num_bytes / BODY_BYTES_PER_S
         try:
             async with asyncio.timeout(until - time.monotonic()):
                 message = await self._receive()

@@ -17,6 +17,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar_lit.errors import OverloadedError, SettingError
 from cifar_lit.memory import keep_freed_memory
+from cifar_lit.serving.patience import patience
 from cifar_lit.serving.replies import error_reply
 
 HEAD_TIMEOUT_S = 10.0
@@ -184,7 +185,7 @@ class _Protocol(HttpToolsProtocol):
     def _start_timer(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(
-                HEAD_TIMEOUT_S,
+                patience(HEAD_TIMEOUT_S),
                 self._turn_away,
                 "408 Request Timeout",
                 f"No request came within {HEAD_TIMEOUT_S:g} seconds.",

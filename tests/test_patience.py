@@ -1,0 +1,12 @@
+from cifar_lit.serving import gatekeeper, server
+from cifar_lit.serving.patience import SPREAD, patience
+
+
+def test_clients_are_waited_for_at_least_so_long_and_not_all_alike() -> None:
+    found = [patience(10) for _ in range(100)]
+    assert all(10 <= seconds <= 10 * SPREAD for seconds in found)
+    assert max(found) - min(found) > 1
+
+
+def test_slow_clients_are_gone_within_a_quarter_of_a_minute() -> None:
+    assert max(gatekeeper.BODY_GRACE_S, server.HEAD_TIMEOUT_S) * SPREAD < 15
