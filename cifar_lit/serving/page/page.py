@@ -22,6 +22,7 @@ from cifar_lit.serving.page.receive import Uploads
 from cifar_lit.serving.page.status import status
 from cifar_lit.serving.page.teach import build_teach
 from cifar_lit.serving.page.theme import CSS, THEME
+from cifar_lit.serving.page.warm import warm_at_start
 from cifar_lit.serving.replies import RequestError, error_reply
 from cifar_lit.serving.service import Service
 from cifar_lit.serving.teaching import Teacher
@@ -78,6 +79,7 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     assert isinstance(mounted, Mount)
     for kind in (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError, httpx.InvalidURL):
         mounted.app.add_exception_handler(kind, _on_misfit)  # type: ignore[attr-defined]
+    warm_at_start(app, mounted.app)
 
 
 async def _on_misfit(request: Request, error: Exception) -> Response:
