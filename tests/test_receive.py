@@ -53,7 +53,8 @@ def _nothing_left(folder: Path, url: str) -> Iterator[None]:
 
 
 def kept(folder: Path) -> set[Path]:
-    return {path for path in folder.rglob("*") if path.is_file()}
+    # os.walk passes over a folder that is removed meanwhile, which rglob fails at.
+    return {Path(where, name) for where, _, names in os.walk(folder) for name in names}
 
 
 def send(url: str, *files: tuple[str, bytes], **params: str) -> httpx.Response:
