@@ -6,7 +6,8 @@ changes    200 champion changes during 100,000 requests: none fails, and each an
            version that it names.
 broken     every kind of broken version of tests/broken_versions.py becomes the champion under load: all are refused.
 overload   twice the capacity for 60 s, arrivals at a constant rate whatever the server does (open loop).
-slow       a third of the capacity (open loop), without and with 500 connections that send a byte now and then, in turn.
+slow       a third of the capacity (open loop), in turn without others, beside 500 connections that send a byte now and
+           then and came within 10 s (`spread`), and beside 500 that came all at once and keep time (`burst`).
 
 All on the shipped network and pictures of CIFAR-10 (JPEG) as raw JPEG bodies, server and client on the same machine.
 Ends with one JSON line for each, and keeps them in benchmarks/results/endurance.json.
@@ -31,6 +32,8 @@ from champions import add_second, broken, changes
 from load import Connection, Server, closed_loop, open_loop, percentiles, pictures, serving
 
 HERE = Path(__file__).parent
+WITHIN_S = {"spread": 10.0, "burst": 0.0}
+"""Seconds within which slow connections come. Clients that don't know of one another don't keep time; an attack can."""
 
 
 async def overload(server: Server, seconds: float) -> dict[str, Any]:
@@ -53,32 +56,32 @@ async def slow(server: Server, num_sockets: int, seconds: float, rounds: int) ->
     rate = await closed_loop(server, 10) / 3
     idle: deque[Connection] = deque([await server.connect() for _ in range(50)])
     await open_loop(server, idle, rate, 2)  # warm
-    latencies: dict[str, list[float]] = {"without": [], "with": []}
+    latencies: dict[str, list[float]] = {"without": [], **{name: [] for name in WITHIN_S}}
     by_round: list[dict[str, Any]] = []
-    told: list[dict[str, Any]] = []
+    told: dict[str, list[dict[str, Any]]] = {name: [] for name in WITHIN_S}
     num_open = len(os.listdir(f"/proc/{server.process.pid}/fd"))
     for _ in range(rounds):
-        await settle(server, num_open + 20)
-        without = await open_loop(server, idle, rate, seconds, latencies["without"])
-        async with slow_sockets(server, num_sockets, told):
-            beside = await open_loop(server, idle, rate, seconds, latencies["with"])
-        by_round.append({"without": without, "with": beside})
+        by_round.append({"without": await open_loop(server, idle, rate, seconds, latencies["without"])})
+        for name, within_s in WITHIN_S.items():
+            async with slow_sockets(server, num_sockets, within_s, told[name]):
+                by_round[-1][name] = await open_loop(server, idle, rate, seconds, latencies[name])
+            await settle(server, num_open + 20)
     found = {name: percentiles(values) for name, values in latencies.items()}
     return {
         "per_second": round(rate, 1),
         "sockets": num_sockets,
         **found,
-        "p99_ratio": round(found["with"]["p99_ms"] / found["without"]["p99_ms"], 3),
+        "p99_ratio": {name: round(found[name]["p99_ms"] / found["without"]["p99_ms"], 3) for name in WITHIN_S},
         "slow_ones_were_told": told,
         "rounds": by_round,
     }
 
 
 @contextlib.asynccontextmanager
-async def slow_sockets(server: Server, count: int, told: list[dict[str, Any]]) -> AsyncIterator[None]:
+async def slow_sockets(server: Server, count: int, within_s: float, told: list[dict[str, Any]]) -> AsyncIterator[None]:
     """Connections that send a byte now and then, from a process of their own, so that they don't delay the others'
     client; `told` gets what they were answered."""
-    command = [sys.executable, str(HERE / "slow_sockets.py"), str(server.port), str(count)]
+    command = [sys.executable, str(HERE / "slow_sockets.py"), str(server.port), str(count), str(within_s)]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
     assert process.stdin is not None
@@ -117,7 +120,7 @@ def main() -> None:
     parser.add_argument("--changes", type=int, default=200)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--sockets", type=int, default=500)
-    parser.add_argument("--slow-seconds", type=float, default=15, help="of each half of a round of slow")
+    parser.add_argument("--slow-seconds", type=float, default=15, help="of each part of a round of slow")
     parser.add_argument("--rounds", type=int, default=5, help="of slow")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

@@ -1,12 +1,14 @@
-"""Connections to a server that send a byte now and then: `python slow_sockets.py PORT COUNT`.
+"""Connections to a server that send a byte now and then: `python slow_sockets.py PORT COUNT SECONDS`.
 
-Half of them send a byte of a head every 10 s, half a byte of a body every second; whoever is turned away comes again.
-Prints a line when all are connected, and ends with a JSON line when its standard input does.
+They come within so many seconds, all at once with 0. Half of them send a byte of a head every 10 s, half a byte of a
+body every second; whoever is turned away comes again. Prints a line when all are connected, and ends with a JSON line
+when its standard input does.
 """
 
 import asyncio
 import contextlib
 import json
+import random
 import sys
 import time
 from collections import Counter
@@ -18,14 +20,16 @@ BODY = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: image/jpeg\r
 class Drips:
     """What happens to the connections."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, within_s: float) -> None:
         self._port = port
+        self._within_s = within_s
         self.num_connected = 0
         self.statuses: Counter[str] = Counter()
         self.longest_s = 0.0
 
     async def drip(self, number: int) -> None:
         begin, pause_s = ((HEAD, 10.0), (BODY, 1.0))[number % 2]
+        await asyncio.sleep(random.uniform(0, self._within_s))
         while True:
             reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
             began = time.monotonic()
@@ -42,8 +46,8 @@ class Drips:
 
 
 async def main() -> None:
-    port, count = map(int, sys.argv[1:])
-    drips = Drips(port)
+    port, count, within_s = int(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
+    drips = Drips(port, within_s)
     tasks = [asyncio.create_task(drips.drip(number)) for number in range(count)]
     while drips.num_connected < count:
         await asyncio.sleep(0.01)
