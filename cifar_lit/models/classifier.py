@@ -75,6 +75,12 @@ class Classifier(pl.LightningModule):
         self._totals = torch.zeros(2)
         self._num_images = 0
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "_current_fx_name":  # Lightning sets it 46 times a step, and nn.Module looks for weights each time
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, K) of images (B, 3, 32, 32), uint8 or float, 0..255."""
         logits: Tensor = self.network(images)
