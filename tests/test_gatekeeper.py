@@ -248,7 +248,8 @@ def test_a_body_that_drips_is_given_up(harness: Harness, monkeypatch: pytest.Mon
 
 
 def test_slow_bodies_are_not_all_given_up_at_once(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "patience", lambda seconds: seconds / 200)  # of 10 s
+    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 3_600.0)
+    monkeypatch.setattr(gatekeeper, "patience", lambda seconds: seconds / 72_000)
     assert harness.send(length(100), chunks=[b"x"], then=never).status == 408
 
 

@@ -1,6 +1,10 @@
 """The convolution's derivative on the tile multiplier is what PyTorch computes in double precision from the same
 values."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -79,6 +83,37 @@ def test_the_same_twice_and_nearly_so_with_another_number_of_threads() -> None:
         torch.set_num_threads(threads)
 
 
+LIMITED = """
+import torch
+from torch import nn
+from cifar_lit import memory
+from cifar_lit.native import convolution
+
+memory.keep_freed_memory()
+torch.set_num_threads(4)
+layer = nn.Conv2d(32, 32, 3, padding=1).to(memory_format=torch.channels_last)
+images = torch.ones(2, 32, 4, 4)
+rubbish = torch.full((1 << 22,), float("nan"))
+del rubbish  # what is allocated next may lie where it was
+with torch.autocast("cpu", torch.bfloat16):
+    features = convolution.convolve(images, layer)
+by_weight, by_bias = torch.autograd.grad(features.float().sum(), [layer.weight, layer.bias])
+print(by_weight[:, :, 1, 1].unique().tolist(), by_weight[:, :, 0, 0].unique().tolist(), by_bias.unique().tolist())
+"""
+
+
+@needs_tiles
+def test_fewer_threads_than_were_asked_for_give_the_same() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        env={**os.environ, "OMP_THREAD_LIMIT": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert result.stdout.strip() == "[32.0] [18.0] [32.0]", result.stderr  # places of two images under a weight
+
+
 @needs_tiles
 def test_not_a_number_stays_one() -> None:
     each, values = layer(32, 32), images(2, 32, 4, 4)
@@ -126,6 +161,16 @@ def test_the_network_uses_it_when_it_is_trained(monkeypatch: pytest.MonkeyPatch)
             network.eval()(pixels)
     network(pixels)
     assert len(seen) == 3
+
+
+@needs_tiles
+def test_who_watches_a_convolution_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "convolve", lambda *_: pytest.fail("the hook is passed over"))
+    network, seen = ThreeBlockCNN(depth=1), []
+    network.blocks[0][0].register_forward_hook(lambda *_: seen.append(1))
+    with torch.autocast("cpu", torch.bfloat16):
+        network(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    assert seen == [1]
 
 
 @needs_tiles

@@ -47,7 +47,9 @@ def test_whole_pixels_stay_what_they_are(column: float, row: float) -> None:
 @pytest.mark.parametrize("place", [float("nan"), float("inf"), 1e30])
 def test_places_that_are_none_stay_inside_the_picture(place: float) -> None:
     warped = warp.warp(pictures(1), torch.zeros(1, dtype=torch.int64), torch.full((1, 2, 3), place))
-    assert warped.shape == (1, 3, 32, 32)  # and no memory but the picture's own was read
+    assert warped.shape == (1, 3, 32, 32)
+    assert warped.min() >= 0  # and no memory but the picture's own was read
+    assert warped.max() <= 255
 
 
 @needs_library

@@ -76,7 +76,8 @@ class _ReluNormPool(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         features, best, channel = ctx.saved_tensors
         gradient = gradient.to(features.dtype).contiguous(memory_format=torch.channels_last)
-        results = torch.empty_like(features), channel.new_empty(len(channel[0])), channel.new_empty(len(channel[0]))
+        channels = features.shape[1]
+        results = torch.empty_like(features), torch.empty(channels), torch.empty(channels)
         given = (features.data_ptr(), best.data_ptr(), gradient.data_ptr(), _pointers(channel), ctx.own_statistics)
         _kernel("backward", features.dtype)(*given, *(each.data_ptr() for each in results), *_rows(features))
         return *results, None

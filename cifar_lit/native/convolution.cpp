@@ -112,8 +112,12 @@ class WeightGradient {
             BFloat16 *packed = all_packed + omp_get_thread_num() * packed_size;
             float *sums = all_sums + omp_get_thread_num() * sums_size;
             double *totals = all_totals + omp_get_thread_num() * shape.out;
-            std::memset(sums, 0, sums_size * sizeof(float));
-            std::memset(totals, 0, shape.out * sizeof(double));
+            // For all that were asked for: there may be fewer.
+#pragma omp for schedule(static) nowait
+            for (int thread = 0; thread < threads; thread++) {
+                std::memset(all_sums + thread * sums_size, 0, sums_size * sizeof(float));
+                std::memset(all_totals + thread * shape.out, 0, shape.out * sizeof(double));
+            }
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < (shape.height + 2) * groups; i++)
                 turn_line(i / groups - 1, i % groups * GROUP, turned + i * line);

@@ -75,7 +75,7 @@ def _load(command: list[str]) -> ctypes.CDLL:
         for step in (*steps, [command[0], "-shared", *objects, "-o", str(made)]):
             subprocess.run(step, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
         loaded = ctypes.CDLL(str(made))
-        with suppress(OSError):  # where it can't be kept, the next process makes it again in half a second
+        with suppress(OSError):  # where it can't be kept, the next process makes it again in two seconds
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not _is_ours_alone(folder):
                 return loaded

@@ -31,7 +31,7 @@ class Decoder:
 
     Args:
         workers: processes, each of which decodes one picture at a time; small ones may queue before it.
-        timeout_s: time for one picture, from the moment a worker is given it.
+        timeout_s: time for one picture, from the moment that no other is before it in its worker.
         memory_bytes: what decoding one picture may take. 16 megapixels of 16-bit RGBA were measured to need 800 MiB.
 
     Raises:
