@@ -5,7 +5,9 @@
 Closed loop by wrk (its own process; install it with the system's packages), which posts a JPEG as a multipart form and
 looks for a version in each answer. The JPEGs: a 32x32 one of CIFAR-10 (JPEG), and the photograph docs/cat.jpg. All four
 servers have the same network (the registry's champion), the same decoding, JSON with the same fields, uvicorn with
-uvloop and httptools, one thread for PyTorch, and run one after the other in each round. LitServe (pip install litserve)
+uvloop and httptools, one thread for the network, and run one after the other in each round. The others call the network
+as a PyTorch module, as their documentation does (by_network.py); this server calls it frozen, as it always does where
+the processor lets it. LitServe (pip install litserve)
 takes batches of 16 and waits for none (each `batch_timeout` that was tried made it slower).
 Ends with one JSON line, and keeps it and the raw output in benchmarks/results/.
 """
@@ -66,19 +68,14 @@ end
 def plain(port: int, *, in_loop: bool) -> None:
     """A handler as FastAPI's documentation has it: decodes and answers in the handler, one picture at a time."""
     import uvicorn
+    from by_network import ByNetwork
     from fastapi import FastAPI, UploadFile
 
-    from cifar_lit.data.images import decode, to_network_size
-    from cifar_lit.registry.registry import Registry
-    from cifar_lit.serving.predictor import Predictor
-
-    torch.set_num_threads(1)
-    predictor = Predictor.from_version(Registry().resolve("latest"))
+    champion = ByNetwork()
     app = FastAPI()
 
     def answer(name: str | None, data: bytes) -> dict[str, Any]:
-        prediction = predictor.predict(to_network_size(decode(data)).unsqueeze(0))[0]
-        return {"filename": name, **prediction.as_dict()}
+        return {"filename": name, **champion.predict(champion.decode(data).unsqueeze(0))[0]}
 
     if in_loop:
 

@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H = W = 32, K classes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from cifar_lit.errors import SettingError
 from cifar_lit.models.network import Network as Network
 from cifar_lit.models.resnet import ResNet
 from cifar_lit.models.whitened_cnn import WhitenedCNN
-from cifar_lit.native import block
+from cifar_lit.native import block, inference
 from cifar_lit.native import convolution as native_convolution
 
 
@@ -76,6 +76,11 @@ class ThreeBlockCNN(Network):
         flat = features.permute(0, 2, 3, 1).flatten(1)  # H, W, C order as in Keras; free in channels-last memory
         return self.head(self.dropout(torch.relu(self.dense(flat))))  # type: ignore[no-any-return]
 
+    def frozen(self) -> Callable[[Tensor], Tensor] | None:
+        layers = [(each.convolution, each.norm) for each in self.blocks if isinstance(each, _Block)]
+        mean, scale = (each[:, 0, 0].contiguous() for each in (self._shift, self._scale))
+        return inference.freeze(mean, scale, IMAGE_SIZE, layers, self.dense, self.head)
+
 
 class _Block(nn.Sequential):
     def __init__(self, before: int, after: int, bn_momentum: float) -> None:
@@ -85,6 +90,18 @@ class _Block(nn.Sequential):
             nn.BatchNorm2d(after, eps=1e-3, momentum=bn_momentum),
             nn.MaxPool2d(2),
         )
+
+    @property
+    def convolution(self) -> nn.Conv2d:
+        layer = self[0]
+        assert isinstance(layer, nn.Conv2d)
+        return layer
+
+    @property
+    def norm(self) -> nn.BatchNorm2d:
+        layer = self[2]
+        assert isinstance(layer, nn.BatchNorm2d)
+        return layer
 
     def forward(self, images: Tensor) -> Tensor:
         convolution, relu, norm, pool = self

@@ -18,7 +18,7 @@ from cifar_lit.files import write_synced
 SWITCH = "CIFAR_LIT_NATIVE"
 """Set to 0 in the environment, PyTorch's own kernels are used."""
 
-_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("block", "convolution", "warp")]
+_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("block", "convolution", "inference", "warp")]
 _FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 _FOR_MACHINE = {
     "x86_64": ["-march=native", "-mprefer-vector-width=512"],

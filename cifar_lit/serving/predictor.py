@@ -39,7 +39,7 @@ class Predictor:
     """Answers with one network, in full precision.
 
     Args:
-        network: in evaluation mode; its device is used.
+        network: in evaluation mode; its device is used. Its values must not change any more.
         class_names: in label order.
         version: id that answers carry.
     """
@@ -49,6 +49,7 @@ class Predictor:
         self.class_names = class_names
         self.version = version
         self._device = next(network.parameters()).device
+        self._frozen = network.frozen()
 
     @classmethod
     def from_version(cls, version: Version, device: torch.device | str = "cpu") -> "Predictor":
@@ -59,12 +60,10 @@ class Predictor:
         """
         return cls(load_network(version, device), version.manifest.class_names, version.id)
 
-    @torch.inference_mode()
     def predict(self, images: Tensor) -> list[Prediction]:
         """Answers to images, uint8 (N, 32, 32, 3), RGB, 0..255."""
-        logits = self.network(images.to(self._device).permute(0, 3, 1, 2))
-        rows = logits.double().softmax(1).tolist()
-        return [self._prediction(row) for row in rows]
+        probs = self._by_network(images) if self._frozen is None else self._frozen(images)
+        return [self._prediction(row) for row in probs.tolist()]
 
     def predict_bytes(self, data: bytes) -> Prediction:
         """Answers to the content of one image file.
@@ -98,6 +97,11 @@ class Predictor:
         heat = (channels * seen[0].detach()).sum(dim=1, keepdim=True).relu()
         heat = F.interpolate(heat, image.shape[:2], mode="bilinear")[0, 0]
         return (heat / heat.max().clamp(min=1e-12)).cpu().numpy()
+
+    @torch.inference_mode()
+    def _by_network(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images.to(self._device).permute(0, 3, 1, 2))
+        return logits.double().softmax(1)
 
     def _prediction(self, probs: list[float]) -> Prediction:
         best = max(range(len(probs)), key=probs.__getitem__)
