@@ -237,7 +237,7 @@ def test_a_body_that_does_not_come_is_given_up(harness: Harness, monkeypatch: py
     monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.05)
     answered = harness.send(length(100), chunks=[b"x" * 7], then=never)
     assert (answered.status, answered.headers["connection"]) == (408, "close")
-    assert answered.detail == "the body came too slowly: 7 bytes in 0 s."
+    assert answered.detail == "the body came too slowly: after 0 s it was not complete. Send it again, faster."
 
 
 def test_a_body_that_drips_is_given_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,8 +158,9 @@ class _Body:
             async with asyncio.timeout(until - time.monotonic()):
                 message = await self._receive()
         except TimeoutError as error:
+            seconds = time.monotonic() - self._began
             raise RequestError(
-                408, f"the body came too slowly: {self._num_bytes:,} bytes in {time.monotonic() - self._began:.0f} s."
+                408, f"the body came too slowly: after {seconds:.0f} s it was not complete. Send it again, faster."
             ) from error
         if message["type"] == "http.request":
             self._num_bytes += len(message.get("body", b""))

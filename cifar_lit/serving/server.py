@@ -24,6 +24,8 @@ HEAD_TIMEOUT_S = 10.0
 MAX_HEAD_BYTES = 64 * 1024
 _CHUNK_BYTES = 12
 """What a chunk of a body needs besides: its size in hexadecimal and two line ends."""
+_WAKE_BYTES = 16 * 1024
+"""The application is woken for so much of a body, and for its end: byte by byte would cost more than answering it."""
 _SHUTDOWN_S = 12
 _ENDLESS = "/gradio_api/heartbeat/"
 """What a page asks for and reads as long as it is open."""
@@ -134,7 +136,10 @@ class _Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = max(0, self._num_bytes - len(body) - _CHUNK_BYTES)
-        super().on_body(body)
+        if len(self.cycle.body) + len(body) >= _WAKE_BYTES:
+            super().on_body(body)
+        elif not self._wants_upgrade() and not self.cycle.response_complete:
+            self.cycle.body += body
 
     def on_message_complete(self) -> None:
         if self._wants_upgrade():
