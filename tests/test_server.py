@@ -3,7 +3,7 @@ import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 
 import pytest
@@ -23,8 +23,8 @@ FITTING = MAX_HEAD_BYTES - 1_000
 
 @dataclass
 class Application:
-    """Echoes bodies. Under /early it answers before it has read one, under /hold once it is told to; an open page's
-    heartbeat lasts as long as the page.
+    """Echoes bodies. Under /early it answers before it has read one, under /hold once it is told to, under /pieces with
+    the sizes in which a body came; an open page's heartbeat lasts as long as the page.
     """
 
     heads: list[dict[bytes, bytes]] = field(default_factory=list)
@@ -43,9 +43,19 @@ class Application:
         if scope["path"] == "/hold":
             self.begun.set()
             await asyncio.to_thread(self.go_on.wait, 20)
-        if scope["path"] != "/early":
+        if scope["path"] == "/pieces":
+            body = b",".join([str(size).encode() async for size in _sizes(receive)])
+        elif scope["path"] != "/early":
             body = await Request(scope, receive).body()
         await PlainTextResponse(body)(scope, receive, send)
+
+
+async def _sizes(receive: Receive) -> AsyncIterator[int]:
+    more = True
+    while more:
+        message = await receive()
+        yield len(message["body"])
+        more = message["more_body"]
 
 
 @dataclass(frozen=True)
@@ -450,3 +460,21 @@ def test_a_name_that_is_not_known_is_said_so(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(socket, "create_server", unknown)
     with pytest.raises(SettingError, match="can't be listened on"):
         run(None, "no.such.host", 7860)  # type: ignore[arg-type]
+
+
+def test_the_application_is_not_woken_for_each_byte(url: str) -> None:
+    with connected(url) as connection:
+        connection.send(head("POST /pieces", "Content-Length: 12"))
+        drip(connection, b"x" * 12, pause_s=0.02)
+        assert connection.reply().body == b"12"
+
+
+def test_the_application_has_a_large_body_before_its_end(url: str) -> None:
+    large = server._WAKE_BYTES
+    with connected(url) as connection:
+        connection.send(head("POST /pieces", f"Content-Length: {large + 5}") + b"x" * large)
+        time.sleep(0.3)
+        connection.send(b"x" * 5)
+        sizes = [int(size) for size in connection.reply().body.split(b",")]
+    assert len(sizes) > 1
+    assert sum(sizes) == large + 5
