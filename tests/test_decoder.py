@@ -85,6 +85,15 @@ def status(pid: int, field: str) -> str:
     return next(line.split(":", 1)[1].strip() for line in lines if line.startswith(f"{field}:"))
 
 
+def halt(pid: int) -> None:
+    """Stops a process, and returns when it does nothing any more: it would take a picture with it."""
+    os.kill(pid, signal.SIGSTOP)
+    until = time.monotonic() + PATIENCE_S
+    while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "T":
+        assert time.monotonic() < until
+        time.sleep(0.001)
+
+
 def megabytes(pid: int, field: str) -> float:
     return int(status(pid, field).split()[0]) / 1024
 
@@ -179,8 +188,8 @@ def test_waiting_callers_are_served_in_order(tight: Running) -> None:
 
     async def work() -> None:
         first, second = tight.decoder.pids
-        os.kill(first, signal.SIGSTOP)
-        os.kill(second, signal.SIGSTOP)
+        halt(first)
+        halt(second)
         tasks = [asyncio.create_task(one(number)) for number in range(12)]
         await asyncio.sleep(0)
         os.kill(first, signal.SIGCONT)  # the second keeps the one picture that it has, so one worker does the others
@@ -250,7 +259,7 @@ def test_a_picture_that_a_dying_worker_had_not_read_goes_to_another(shared: Runn
     async def work() -> list[np.ndarray]:
         pids = shared.decoder.pids
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            halt(pid)
         tasks = [asyncio.create_task(shared.decoder.decode(data)) for data in (JPEG, PNG, padded)]
         await asyncio.sleep(0.01)
         for pid in pids:
@@ -267,7 +276,7 @@ def test_a_picture_that_a_dying_worker_had_not_read_goes_to_another(shared: Runn
 def test_pictures_behind_a_slow_one_go_to_another_worker(shared: Running) -> None:
     async def work() -> None:
         first, *_ = shared.decoder.pids
-        os.kill(first, signal.SIGSTOP)
+        halt(first)
         try:
             tasks = [asyncio.create_task(shared.decoder.decode(data)) for data in files]
             done, waiting = set(), set(tasks)
@@ -323,7 +332,7 @@ def test_a_worker_that_hangs_is_replaced(tight: Running) -> None:
     async def work() -> None:
         pids = tight.decoder.pids
         for pid in pids:
-            os.kill(pid, signal.SIGSTOP)
+            halt(pid)
         answers = await asyncio.gather(*(tight.decoder.decode(PNG) for _ in range(6)), return_exceptions=True)
         errors = [answer for answer in answers if isinstance(answer, ImageError)]
         assert [error.fault for error in errors] == ["too_large"] * 2

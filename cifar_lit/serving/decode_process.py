@@ -35,7 +35,7 @@ class Job:
     data: bytes
     pixels: "asyncio.Future[NDArray[np.uint8]]"
     suspected: bool = False
-    """A worker died that had it and others, perhaps over it: it is tried once more."""
+    """A worker died that had it and others, perhaps over it: it is tried once more, alone."""
 
     def fail(self, error: Exception) -> None:
         if not self.pixels.done():  # the caller may have left
@@ -92,12 +92,13 @@ class Worker:
         self._loop.add_reader(self._socket, self._read)
 
     def has_room(self, job: Job) -> bool:
-        """Whether it can take a job: it has none, or a few small ones before a small one."""
+        """Whether it can take a job: it has none, or a few small ones before a small one. A suspect stays alone."""
         if not self.jobs:
             return True
         return (
             len(self.jobs) < _MAX_AHEAD
             and not self._slow
+            and not (job.suspected or self.jobs[0].suspected)
             and sum(len(each.data) for each in self.jobs) + len(job.data) <= _AHEAD_BYTES
         )
 
@@ -228,7 +229,7 @@ class Worker:
 
         Args:
             blame: whether its first job is the reason; None if the worker did not read all that it had been given, so
-                perhaps not even its first job.
+                not its only job, and perhaps not the first of several.
         """
         if self.lost.is_set():
             return
@@ -243,7 +244,7 @@ class Worker:
             self.ready.set_exception(ConnectionError(STILLBORN))
         jobs = list(self.jobs)
         self.jobs.clear()
-        if jobs and (blame or (blame is None and jobs[0].suspected)):
+        if jobs and blame:
             job = jobs.pop(0)
             self.used = True
             _log.warning("a decode worker died over %d bytes", len(job.data))
