@@ -212,7 +212,7 @@ def test_the_bar_is_told_how_far_an_upload_is(url: str) -> None:
     assert send(url, ("a.npz", bytes(1_000)), upload_id="one").status_code == 200
     assert told("one") == [{"msg": "update", "orig_name": "a.npz", "chunk_size": 1_000}, {"msg": "done"}]
     with connected(url) as connection:
-        connection.send(head(f"POST {PATH}?upload_id=two", FORM, "Content-Length: 1000") + BEGIN + bytes(100))
+        connection.send(head(f"POST {PATH}?upload_id=two", FORM, "Content-Length: 99999") + BEGIN + bytes(50_000))
         with httpx.stream("GET", f"{url}{PATH}_progress", params={"upload_id": "two"}, timeout=30) as stream:
             lines = (line for line in stream.iter_lines() if line)
             first = json.loads(next(lines).removeprefix("data: "))
