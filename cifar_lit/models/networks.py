@@ -77,9 +77,10 @@ class ThreeBlockCNN(Network):
         return self.head(self.dropout(torch.relu(self.dense(flat))))  # type: ignore[no-any-return]
 
     def frozen(self) -> Callable[[Tensor], Tensor] | None:
-        layers = [(each.convolution, each.norm) for each in self.blocks if isinstance(each, _Block)]
-        mean, scale = (each[:, 0, 0].contiguous() for each in (self._shift, self._scale))
-        return inference.freeze(mean, scale, IMAGE_SIZE, layers, self.dense, self.head)
+        layers = [each.layers() for each in self.blocks if isinstance(each, _Block)]
+        blocks = [(convolution, norm) for convolution, _, norm, _ in layers]
+        mean, scale = self._shift[:, 0, 0], self._scale[:, 0, 0]
+        return inference.freeze(mean, scale, IMAGE_SIZE, blocks, self.dense, self.head)
 
 
 class _Block(nn.Sequential):
@@ -91,22 +92,14 @@ class _Block(nn.Sequential):
             nn.MaxPool2d(2),
         )
 
-    @property
-    def convolution(self) -> nn.Conv2d:
-        layer = self[0]
-        assert isinstance(layer, nn.Conv2d)
-        return layer
-
-    @property
-    def norm(self) -> nn.BatchNorm2d:
-        layer = self[2]
-        assert isinstance(layer, nn.BatchNorm2d)
-        return layer
-
-    def forward(self, images: Tensor) -> Tensor:
+    def layers(self) -> tuple[nn.Conv2d, nn.Module, nn.BatchNorm2d, nn.Module]:
         convolution, relu, norm, pool = self
         assert isinstance(convolution, nn.Conv2d)
         assert isinstance(norm, nn.BatchNorm2d)
+        return convolution, relu, norm, pool
+
+    def forward(self, images: Tensor) -> Tensor:
+        convolution, relu, norm, pool = self.layers()
         # Who watches the convolution (Grad-CAM does) finds what its ReLU leaves of it, in place.
         watched = bool(convolution._forward_hooks)
         if not watched and native_convolution.fits(images, convolution):
