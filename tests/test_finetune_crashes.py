@@ -22,10 +22,11 @@ from cifar_lit.registry.weights import load_network
 # `SIGNAL MOMENT` it forks a child that runs the command, and sends it the signal after so many seconds, or as soon as a
 # file of such a name is in the registry. It answers with the child's exit status and its seconds.
 SCRIPT = """
-import glob, os, sys, time
+import glob, os, signal, sys, time
 import cifar_lit.commands.finetune
 from cifar_lit.cli import main
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background has it ignored
 root = sys.argv[1]
 print("ready", flush=True)
 for line in sys.stdin:
