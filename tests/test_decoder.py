@@ -273,6 +273,26 @@ def test_a_picture_that_a_dying_worker_had_not_read_goes_to_another(shared: Runn
         np.testing.assert_array_equal(pixels, here(data))
 
 
+def test_a_picture_that_several_dying_workers_had_not_read_is_not_blamed(shared: Running) -> None:
+    async def work() -> list[np.ndarray]:
+        pids = shared.decoder.pids
+        for pid in pids:
+            halt(pid)
+        tasks = [asyncio.create_task(shared.decoder.decode(data)) for data in (JPEG, PNG)]  # with the first worker
+        await asyncio.sleep(0.01)
+        async with asyncio.timeout(PATIENCE_S):
+            for pid in pids:
+                os.kill(pid, signal.SIGKILL)
+                while pid in shared.decoder.pids:
+                    await asyncio.sleep(0.001)
+        answers = await asyncio.gather(*tasks)
+        await all_back(shared.decoder, 3, *pids)
+        return answers
+
+    for pixels, data in zip(shared.run(work()), (JPEG, PNG), strict=True):
+        np.testing.assert_array_equal(pixels, here(data))
+
+
 def test_pictures_behind_a_slow_one_go_to_another_worker(shared: Running) -> None:
     async def work() -> None:
         first, *_ = shared.decoder.pids

@@ -179,3 +179,10 @@ def test_a_heat_map_can_be_had_without_gradients_of_a_picture_that_may_not_be_wr
     expected = predictor.heat_map(IMAGES[0].numpy(), CAT)
     with torch.no_grad():
         assert np.array_equal(predictor.heat_map(image, CAT), expected)
+
+
+def test_a_network_that_can_be_frozen_answers_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = ThreeBlockCNN(width=8, hidden=16).eval()
+    monkeypatch.setattr(network, "frozen", lambda: lambda images: torch.eye(10, dtype=torch.float64)[: len(images)])
+    answers = Predictor(network, list(CLASS_NAMES), "v0001").predict(torch.zeros(3, 32, 32, 3, dtype=torch.uint8))
+    assert [answer.prediction for answer in answers] == list(CLASS_NAMES[:3])

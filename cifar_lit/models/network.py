@@ -54,10 +54,11 @@ class Network(nn.Module, ABC):
         """
 
     def frozen(self) -> Callable[[Tensor], Tensor] | None:
-        """What the network answers with the values it has now, as one call of compiled code; None if there is none.
+        """What the network answers in evaluation with the values it has now, as one call of compiled code.
 
         Returns:
-            From images, uint8 (B, H, W, C), RGB, 0..255, to probabilities, float64 (B, K), on the CPU.
+            From images, uint8 (B, H, W, C), RGB, 0..255, to probabilities, float64 (B, K), on the CPU; None if there is
+            no such code for this network or this machine.
         """
         return None
 
