@@ -2,7 +2,7 @@
 
 import random
 
-SPREAD = 1.2
+SPREAD = 1.4
 
 
 def patience(seconds: float) -> float:
