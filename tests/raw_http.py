@@ -40,6 +40,13 @@ class Connection:
         headers = {name.lower(): value for name, value in response.getheaders()}
         return RawReply(response.status, headers, response.read())
 
+    def is_answered(self) -> bool:
+        """Waits for it, as long as the socket's timeout is."""
+        try:
+            return self.socket.recv(1, socket.MSG_PEEK) != b""
+        except TimeoutError:
+            return False
+
     def is_closed_by_server(self) -> bool:
         """Waits for it."""
         try:

@@ -290,11 +290,11 @@ def test_five_hundred_slow_clients_are_turned_away_and_hurt_nobody(url: str) -> 
 
     def drip(number: int) -> None:
         with connected(url) as connection:
-            connection.socket.settimeout(60)
+            connection.socket.settimeout(1)
             begun = time.monotonic()
             connection.send(begin[number % 2])
-            while connection.send(b"x"):
-                time.sleep(1)
+            while not connection.is_answered():
+                connection.send(b"x")
             outcomes.append((connection.reply().status, time.monotonic() - begun))
 
     threads = [threading.Thread(target=drip, args=(number,)) for number in range(500)]
