@@ -15,8 +15,7 @@ from cifar_lit.errors import SettingError
 from cifar_lit.models.network import Network as Network
 from cifar_lit.models.resnet import ResNet
 from cifar_lit.models.whitened_cnn import WhitenedCNN
-from cifar_lit.native import block, inference
-from cifar_lit.native import convolution as native_convolution
+from cifar_lit.native import block, inference, training_step
 
 
 class ThreeBlockCNN(Network):
@@ -72,15 +71,22 @@ class ThreeBlockCNN(Network):
         self.to(memory_format=torch.channels_last)
 
     def logits(self, images: Tensor) -> Tensor:
+        if self.training:
+            layers = self._weighted_blocks(), self.dense, self.dropout, self.head
+            if training_step.fits(images, *layers):
+                return training_step.logits(images, *layers)
         features = self.blocks(images)
         flat = features.permute(0, 2, 3, 1).flatten(1)  # H, W, C order as in Keras; free in channels-last memory
         return self.head(self.dropout(torch.relu(self.dense(flat))))  # type: ignore[no-any-return]
 
     def frozen(self) -> Callable[[Tensor], Tensor] | None:
-        layers = [each.layers() for each in self.blocks if isinstance(each, _Block)]
-        blocks = [(convolution, norm) for convolution, _, norm, _ in layers]
         mean, scale = self._shift[:, 0, 0], self._scale[:, 0, 0]
-        return inference.freeze(mean, scale, IMAGE_SIZE, blocks, self.dense, self.head)
+        return inference.freeze(mean, scale, IMAGE_SIZE, self._weighted_blocks(), self.dense, self.head)
+
+    def _weighted_blocks(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
+        """What has weights of each block."""
+        layers = [each.layers() for each in self.blocks if isinstance(each, _Block)]
+        return [(convolution, norm) for convolution, _, norm, _ in layers]
 
 
 class _Block(nn.Sequential):
@@ -102,10 +108,7 @@ class _Block(nn.Sequential):
         convolution, relu, norm, pool = self.layers()
         # Who watches the convolution (Grad-CAM does) finds what its ReLU leaves of it, in place.
         watched = bool(convolution._forward_hooks)
-        if not watched and native_convolution.fits(images, convolution):
-            features = native_convolution.convolve(images, convolution)
-        else:
-            features = convolution(images)
+        features = convolution(images)
         if not watched and block.fits(features, norm):
             return block.relu_norm_pool(features, norm)
         return pool(norm(relu(features)))  # type: ignore[no-any-return]

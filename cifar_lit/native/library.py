@@ -18,7 +18,9 @@ from cifar_lit.files import write_synced
 SWITCH = "CIFAR_LIT_NATIVE"
 """Set to 0 in the environment, PyTorch's own kernels are used."""
 
-_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in ("block", "convolution", "inference", "warp")]
+_NAMES = ("block", "inference", "training_backward", "training_forward", "warp")
+_SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in _NAMES]
+_HEADERS = [Path(__file__).with_name(name) for name in ("tiles.h", "training_step.h")]
 _FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]
 _FOR_MACHINE = {
     "x86_64": ["-march=native", "-mprefer-vector-width=512"],
@@ -58,7 +60,7 @@ def _find() -> ctypes.CDLL | str:
 
 def _load(command: list[str]) -> ctypes.CDLL:
     version = subprocess.run([command[0], "--version"], capture_output=True, text=True, check=True).stdout
-    sources = [source.read_text() for source in _SOURCES]
+    sources = [source.read_text() for source in (*_SOURCES, *_HEADERS)]
     parts = "\0".join([*sources, *command, version, _processor(), torch.__version__])
     name = f"kernels-{hashlib.sha256(parts.encode()).hexdigest()[:16]}.so"
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cifar_lit"
@@ -75,7 +77,7 @@ def _load(command: list[str]) -> ctypes.CDLL:
         for step in (*steps, [command[0], "-shared", *objects, "-o", str(made)]):
             subprocess.run(step, capture_output=True, text=True, check=True, timeout=_COMPILE_SECONDS)
         loaded = ctypes.CDLL(str(made))
-        with suppress(OSError):  # where it can't be kept, the next process makes it again in two seconds
+        with suppress(OSError):  # where it can't be kept, the next process makes it again
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not _is_ours_alone(folder):
                 return loaded
