@@ -39,7 +39,7 @@ class _Shape(ctypes.Structure):
 
 def fits(images: Tensor, blocks: Sequence[Block], dense: Linear, dropout: Dropout, head: Linear) -> bool:
     """Whether `logits` can take these; what is being watched, traced or compiled is left to PyTorch."""
-    layers: list[Module] = [*(layer for block in blocks for layer in block), dense, dropout, head]
+    weighted = [*(layer for block in blocks for layer in block), dense, head]
     return (
         type(images) is Tensor
         and len(images) > 0
@@ -55,10 +55,8 @@ def fits(images: Tensor, blocks: Sequence[Block], dense: Linear, dropout: Dropou
         and head.weight.is_contiguous()
         and dense.out_features % _VECTOR == 0
         and all(_block_fits(*block) for block in blocks)
-        and all(layer.training and not _is_watched(layer) for layer in layers)
-        and all(each.requires_grad and each.dtype == torch.float32 for layer in layers for each in layer.parameters())
-        and dense.bias is not None
-        and head.bias is not None
+        and all(layer.training and not _is_watched(layer) for layer in (*weighted, dropout))
+        and all(_is_trained(layer.weight) and _is_trained(layer.bias) for layer in weighted)
         and not torch.compiler.is_compiling()
         and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _has_tiles()
@@ -198,12 +196,14 @@ def _block_fits(convolution: Conv2d, norm: BatchNorm2d) -> bool:
         and convolution.stride == convolution.padding == convolution.dilation == (1, 1)
         and convolution.groups == 1
         and convolution.padding_mode == "zeros"
-        and convolution.bias is not None
         and convolution.weight.is_contiguous(memory_format=torch.channels_last)
-        and norm.affine
         and norm.track_running_stats
         and norm.momentum is not None
     )
+
+
+def _is_trained(weight: Tensor | None) -> bool:
+    return weight is not None and weight.requires_grad and weight.dtype == torch.float32
 
 
 def _is_watched(layer: Module) -> bool:
