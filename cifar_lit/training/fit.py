@@ -167,7 +167,7 @@ class FitCLI(LightningCLI):
         place = f"{trainer.strategy.root_device}" + (f" x {trainer.world_size}" if trainer.world_size > 1 else "")
         rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")
         if trainer.strategy.root_device.type == "cpu" and (reason := absence()):
-            rank_zero_info(f"Training takes up to twice as long without compiled kernels: {reason}.")
+            rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
         self._began = time.monotonic()
 
     def after_fit(self) -> None:
