@@ -79,12 +79,14 @@ void moments(const T *z, Rows rows, double *sums, int threads) {
     reduce(rows.count, 2 * channels, threads, sums, [=](int64_t row, float *__restrict sum) {
         const T *__restrict places = z + rows.top(row);
         float *__restrict squares = sum + channels;
-        for (int64_t place = 0; place < 4 * rows.width; place++, places += channels)
+        for (int64_t place = 0; place < 4 * rows.width; place++, places += channels) {
+#pragma omp simd
             for (int64_t c = 0; c < channels; c++) {
                 float x = relu(load(places[c]));
                 sum[c] += x;
                 squares[c] += x * x;
             }
+        }
     });
 }
 
@@ -107,9 +109,11 @@ void forward(const T *z, const float *__restrict a, const float *__restrict b, T
                 return sign * (x01 > x23 ? x01 : x23);
             };
             if (!kept) {
+#pragma omp simd
                 for (int64_t c = 0; c < channels; c++) store(pooled[c], a[c] * window(c) + b[c]);
                 continue;
             }
+#pragma omp simd
             for (int64_t c = 0; c < channels; c++) {
                 float x = window(c);
                 store(kept[c], x);
@@ -128,12 +132,14 @@ void gradient_moments(const T *best, const T *gradient, Rows rows, double *sums,
         const T *__restrict kept = best + rows.pooled(row);
         const T *__restrict pooled = gradient + rows.pooled(row);
         float *__restrict products = sum + channels;
-        for (int64_t i = 0; i < rows.width; i++, kept += channels, pooled += channels)
+        for (int64_t i = 0; i < rows.width; i++, kept += channels, pooled += channels) {
+#pragma omp simd
             for (int64_t c = 0; c < channels; c++) {
                 float g = load(pooled[c]);
                 sum[c] += g;
                 products[c] += g * load(kept[c]);
             }
+        }
     });
 }
 
