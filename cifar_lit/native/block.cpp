@@ -226,8 +226,8 @@ void eval_forward(const T *z, const float *gamma, const float *beta, const float
 
 // Where the statistics are the batch's own, z moves them too: that is what k0 and k1 take away.
 template <typename T>
-void all_backward(const T *z, const T *best, const T *gradient, Channel saved, bool own_statistics, T *dz, float *dgamma, float *dbeta,
-                  Rows rows, int threads) {
+void all_backward(const T *z, const T *best, const T *gradient, Channel saved, bool own_statistics, T *dz,
+                  float *dgamma, float *dbeta, Rows rows, int threads) {
     int64_t channels = rows.channels;
     double count = 4.0 * rows.count * rows.width;
     std::vector<double> sums(2 * channels);

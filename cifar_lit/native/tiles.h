@@ -66,6 +66,12 @@ inline void turn(const BFloat16 *from, int64_t stride, BFloat16 *to, const Zip &
 
 inline __m512i round_two(__m512 low, __m512 high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 
+// Rounds up to 16 floats.
+inline void round_some(const float *from, int64_t count, BFloat16 *to) {
+    __mmask16 mask = _bzhi_u32(0xffff, count < 16 ? count : 16);
+    _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from)));
+}
+
 // 32 values as floats: those at even places, and those at odd ones.
 struct Floats {
     __m512 even, odd;

@@ -47,12 +47,9 @@ class Backward : Step {
         for (int64_t group = 0; group < groups; group++) {
             BFloat16 *to = logits_gradient + group * GROUP * padded_classes;
             for (int64_t n = 0; n < images_of(group); n++)
-                for (int64_t c = 0; c < shape.classes; c += 16) {
-                    __mmask16 mask = _bzhi_u32(0xffff, std::min<int64_t>(16, shape.classes - c));
-                    const float *from = given + (group * GROUP + n) * shape.classes + c;
-                    __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from));
-                    _mm256_mask_storeu_epi16(to + n * padded_classes + c, mask, rounded);
-                }
+                for (int64_t c = 0; c < shape.classes; c += 16)
+                    round_some(given + (group * GROUP + n) * shape.classes + c, shape.classes - c,
+                               to + n * padded_classes + c);
         }
     }
 
@@ -82,7 +79,7 @@ class Backward : Step {
     void head_backward(double dropout, const Gradients &gradients) {
         std::vector<int64_t> offsets = row_offsets(padded_classes);
         int64_t columns = shape.hidden / GROUP;
-        __m512 scale = _mm512_set1_ps(dropout < 1 ? 1 / (1 - dropout) : 0);
+        __m512 scale = scale_of_kept(dropout);
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < groups * columns; task++) {
             int64_t group = task / columns, c = task % columns * GROUP;
@@ -328,7 +325,7 @@ class Backward : Step {
     // What the block before has as y's gradient.
     void image_gradient(int64_t i) {
         const Block &block = blocks[i], &before = blocks[i - 1];
-        std::vector<int64_t> offsets = offsets_of(block.features);
+        std::vector<int64_t> offsets = window_offsets(block.features);
         int64_t side = block.features.side;
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < groups * side; task++) {

@@ -79,11 +79,7 @@ class Forward : Step {
             BFloat16 *to = images + (group * lines + h + 1) * GROUP * line;
             for (int64_t n = 0; n < images_of(group); n++) {
                 const float *from = pixels + ((group * GROUP + n) * shape.side + h) * row;
-                for (int64_t i = 0; i < row; i += 16) {
-                    __mmask16 mask = _bzhi_u32(0xffff, std::min<int64_t>(16, row - i));
-                    __m256i rounded = (__m256i)_mm512_cvtneps_pbh(_mm512_maskz_loadu_ps(mask, from + i));
-                    _mm256_mask_storeu_epi16(to + n * line + COLORS + i, mask, rounded);
-                }
+                for (int64_t i = 0; i < row; i += 16) round_some(from + i, row - i, to + n * line + COLORS + i);
             }
             BFloat16 *turned = blocks[0].turned + (group * lines + h + 1) * blocks[0].turned_line;
             for (int64_t i = 0; i < line; i += GROUP) turn(to + i, line, turned + i * GROUP, zip);
@@ -91,13 +87,13 @@ class Forward : Step {
     }
 
     // The terms of a window: first by rows (and, but for the first block, by columns), then by channels.
-    std::vector<int64_t> window_offsets(int64_t i) const {
+    std::vector<int64_t> input_offsets(int64_t i) const {
         std::vector<int64_t> offsets;
         if (i == 0) {
             for (int64_t row = 0; row < 3; row++) offsets.push_back(row * GROUP * line);
             return offsets;
         }
-        return offsets_of(blocks[i - 1].next);
+        return window_offsets(blocks[i - 1].next);
     }
 
     void pack_convolution(int64_t i, const float *weight) {
@@ -124,7 +120,7 @@ class Forward : Step {
     // x, and its sums and those of its squares.
     void convolve(int64_t i, const float *bias) {
         const Block &block = blocks[i];
-        std::vector<int64_t> offsets = window_offsets(i);
+        std::vector<int64_t> offsets = input_offsets(i);
         int64_t side = block.features.side, stride = i ? block.in : line;
         double *own = own_totals(2 * block.out);
 #pragma omp for schedule(static)
@@ -225,7 +221,7 @@ class Forward : Step {
         const Block &last = blocks.back();
         std::vector<int64_t> offsets = flat_offsets();
         int64_t columns = shape.hidden / GROUP;
-        __m512 scale = _mm512_set1_ps(dropout < 1 ? 1 / (1 - dropout) : 0);
+        __m512 scale = scale_of_kept(dropout);
         Lots lots(dropout, seed);
 #pragma omp for schedule(static)
         for (int64_t task = 0; task < groups * columns; task++) {

@@ -159,8 +159,11 @@ class Step {
         return result;
     }
 
+    // What dropout multiplies by what it leaves.
+    static __m512 scale_of_kept(double dropout) { return _mm512_set1_ps(dropout < 1 ? 1 / (1 - dropout) : 0); }
+
     // The terms of a 3x3 window: by rows, columns and channels.
-    static std::vector<int64_t> offsets_of(const Grid &grid) {
+    static std::vector<int64_t> window_offsets(const Grid &grid) {
         std::vector<int64_t> offsets;
         for (int64_t place = 0; place < 9; place++)
             for (int64_t c = 0; c < grid.channels; c += GROUP)

@@ -120,7 +120,10 @@ class _Step(torch.autograd.Function):
         weights = ctx.saved_tensors
         workspace: _Workspace | None = ctx.workspace
         if workspace is None:
-            raise RuntimeError("backward was called a second time; its first call used up what forward had kept")
+            raise RuntimeError(
+                "backward was called a second time, and its first call used up what forward had kept. Ask the network "
+                "again before each backward."
+            )
         gradient = gradient.to(torch.float32).contiguous()
         gradients = [torch.empty_like(weight) for weight in weights]
         workspace.call(
