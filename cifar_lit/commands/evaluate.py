@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser
 
 from cifar_lit.commands.options import add_from, add_registry, print_json, registry_of
 from cifar_lit.data.datamodule import CIFAR10DataModule
@@ -16,6 +15,7 @@ from cifar_lit.errors import DataError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.interop.model import load_model
 from cifar_lit.models.classifier import Classifier
+from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.fit import hush_lightning
 
 _SPLITS = {"validate": "val", "test": "test"}
@@ -80,8 +80,8 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _lightning_parser(verb: str) -> ArgumentParser:
-    parser = ArgumentParser(prog=f"cifar-lit {verb}", description="Data and Trainer.", exit_on_error=True)
+def _lightning_parser(verb: str) -> ClassArgumentParser:
+    parser = ClassArgumentParser(prog=f"cifar-lit {verb}", description="Data and Trainer.", exit_on_error=True)
     parser.add_argument("--config", action="config", help="file with `data` and `trainer` options")
     parser.add_class_arguments(CIFAR10DataModule, "data")
     parser.add_class_arguments(pl.Trainer, "trainer")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from cifar_lit.commands.options import print_json
 from cifar_lit.data.finetune_data import FinetuneDataModule
@@ -20,6 +20,7 @@ from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.training.blend import Blend
+from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.finetune import FineTuned, finetune
 from cifar_lit.training.fit import OneBar, hush_lightning
 from cifar_lit.training.gate import Gate
@@ -81,9 +82,9 @@ def _with_lists(args: Sequence[str]) -> list[str]:
     return joined
 
 
-def build_parser() -> ArgumentParser:
+def build_parser() -> ClassArgumentParser:
     """All options and their defaults: the recipe."""
-    parser = ArgumentParser(
+    parser = ClassArgumentParser(
         prog="cifar-lit finetune",
         usage="cifar-lit finetune [--config FILE] --from PARENT --data.increments A.npz [B.npz ...] [--data.* ...] "
         "[--gate.* ...] [--model.* ...] [--trainer.* ...]",  # the whole list is two screens, and hides an error
@@ -143,7 +144,7 @@ def _check(config: Namespace) -> None:
         raise SettingError(f"trainer.devices is {config.trainer.devices}, expected 1: fine-tuning runs on one device.")
 
 
-def _finetune(parser: ArgumentParser, config: Namespace, model: Model, registry: Registry) -> FineTuned:
+def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, registry: Registry) -> FineTuned:
     if model.version is not None:
         config["from"] = model.version.id  # "latest" will be another one when this config is run again
     tell = ProgressLines(sys.stderr) if config.progress else tell_nobody

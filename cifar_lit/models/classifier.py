@@ -33,7 +33,8 @@ class Classifier(pl.LightningModule):
 
     Args:
         network: any `Network`, by class path and arguments.
-        optimizer: any torch optimizer, by class path and arguments. Its weight decay spares biases and batch norm.
+        optimizer: any torch optimizer, by class path and arguments; `torch.optim.Adam` if absent. Its weight decay
+            spares biases and batch norm.
         lr_scheduler: any torch schedule, or `OneCycle`, which spans the whole training.
         lr_interval: when a torch schedule steps; `OneCycle` always goes by the step.
         monitor: the metric that a `ReduceLROnPlateau` watches.
@@ -46,7 +47,7 @@ class Classifier(pl.LightningModule):
     def __init__(
         self,
         network: Network,
-        optimizer: OptimizerFactory = Adam,
+        optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         monitor: str = "val/loss",
@@ -58,7 +59,7 @@ class Classifier(pl.LightningModule):
             raise SettingError(f"tta_shift is {tta_shift}, expected 0..{IMAGE_SIZE - 1} pixels.")
         super().__init__()
         self.network = network
-        self.optimizer = optimizer
+        self.optimizer = optimizer or Adam
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.monitor = monitor

@@ -9,7 +9,6 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div
-from torch.optim import Adam
 
 from cifar_lit.errors import SettingError
 from cifar_lit.models.classifier import Classifier, OptimizerFactory, SchedulerFactory
@@ -24,7 +23,8 @@ class FineTuner(Classifier):
 
     Args:
         network: the parent's, which is not changed; a copy of it learns.
-        optimizer: any torch optimizer, by class path and arguments. Its weight decay spares biases and batch norm.
+        optimizer: any torch optimizer, by class path and arguments; `torch.optim.Adam` if absent. Its weight decay
+            spares biases and batch norm.
         lr_scheduler: any torch schedule, or `OneCycle`, which spans the whole training.
         label_smoothing: share of the target spread over all classes.
         batch_norm: "train" normalises by each batch and moves the running statistics, "frozen" leaves the parent's
@@ -38,7 +38,7 @@ class FineTuner(Classifier):
     def __init__(
         self,
         network: Network,
-        optimizer: OptimizerFactory = Adam,
+        optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         label_smoothing: float = 0.1,
         batch_norm: Literal["train", "frozen"] = "frozen",

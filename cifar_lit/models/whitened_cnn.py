@@ -22,7 +22,7 @@ _LEAST_VARIANCE = 5e-4
 
 
 class WhitenedCNN(Network):
-    """A whitening convolution, blocks of two convolutions, and one dense layer.
+    """A whitening convolution, blocks of two or three convolutions, and one dense layer.
 
     The first convolution takes 2x2 patches apart into uncorrelated values of equal variance, each with both signs. It
     is not trained but computed by `prepare` from training images. Jordan, "94% on CIFAR-10 in 3.29 Seconds on a
@@ -30,7 +30,8 @@ class WhitenedCNN(Network):
 
     Args:
         num_classes: classes told apart.
-        widths: channels of each block; a block halves the picture's sides.
+        widths: channels of each block; a block halves the image's sides.
+        depth: convolutions of a block, 2 or 3; of three, the last two have a skip connection around them.
         bn_momentum: share of a batch in the running statistics of batch norm.
         mean: subtracted from each channel, on the scale 0..1.
         std: each channel is divided by it, on the scale 0..1.
@@ -40,20 +41,24 @@ class WhitenedCNN(Network):
         self,
         num_classes: int = NUM_CLASSES,
         widths: Sequence[int] = (64, 256, 256),
+        depth: int = 2,
         bn_momentum: float = 0.4,
         mean: Sequence[float] = CIFAR10_MEAN,
         std: Sequence[float] = CIFAR10_STD,
     ) -> None:
         if not 1 <= len(widths) <= 4:
             raise SettingError(f"widths has {len(widths)} blocks, expected 1..4: each halves the 31 pixels of a side.")
-        super().__init__({"num_classes": num_classes, "widths": list(widths), "bn_momentum": bn_momentum}, mean, std)
+        if depth not in (2, 3):
+            raise SettingError(f"depth is {depth}, expected 2 or 3 convolutions in a block.")
+        args = {"num_classes": num_classes, "widths": list(widths), "depth": depth, "bn_momentum": bn_momentum}
+        super().__init__(args, mean, std)
         self.whitening = nn.Conv2d(3, 2 * _PATCH_VALUES, _PATCH)
         self.whitening.weight.requires_grad_(False)
         self.register_buffer("prepared", torch.zeros((), dtype=torch.bool))
         self.prepared: Tensor
         befores = [2 * _PATCH_VALUES, *widths]
         self.blocks = nn.Sequential(
-            *(_Block(before, after, bn_momentum) for before, after in zip(befores, widths, strict=False))
+            *(_BLOCKS[depth](before, after, bn_momentum) for before, after in zip(befores, widths, strict=False))
         )
         self.activation = nn.GELU()
         self.pool = nn.MaxPool2d((IMAGE_SIZE - _PATCH + 1) >> len(widths))
@@ -110,6 +115,29 @@ class _Block(nn.Sequential):
             _norm(after, bn_momentum),
             nn.GELU(),
         )
+
+
+class _SkipBlock(nn.Module):
+    """Three convolutions; what enters the second is added to what leaves the third."""
+
+    def __init__(self, before: int, after: int, bn_momentum: float) -> None:
+        super().__init__()
+        self.entry = nn.Sequential(_convolution(before, after), nn.MaxPool2d(2), _norm(after, bn_momentum), nn.GELU())
+        self.residual = nn.Sequential(
+            _convolution(after, after),
+            _norm(after, bn_momentum),
+            nn.GELU(),
+            _convolution(after, after),
+            _norm(after, bn_momentum),
+        )
+        self.activation = nn.GELU()
+
+    def forward(self, images: Tensor) -> Tensor:
+        entered = self.entry(images)
+        return self.activation(entered + self.residual(entered))  # type: ignore[no-any-return]
+
+
+_BLOCKS: dict[int, type[_Block | _SkipBlock]] = {2: _Block, 3: _SkipBlock}
 
 
 def _convolution(before: int, after: int) -> nn.Conv2d:

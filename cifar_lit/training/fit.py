@@ -22,6 +22,7 @@ from cifar_lit.models.classifier import Classifier
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
 from cifar_lit.training.best_checkpoint import BestCheckpoint
+from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.compilation import CompileStep, Mode
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.lean import LeanSteps, NoProfiler
@@ -57,7 +58,7 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
 
 
-class _Parser(LightningArgumentParser):
+class _Parser(ClassArgumentParser, LightningArgumentParser):
     def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
         print("usage: cifar-lit fit --config configs/NAME.yaml [--model.* --data.* --trainer.* ...]", file=file)
 

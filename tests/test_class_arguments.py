@@ -1,0 +1,124 @@
+"""What a command trains with are the arguments that it names, and beyond them the class's own defaults."""
+
+import importlib
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cifar_lit.cli import main
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+FIT_CONFIGS = ["accurate", "default", "fast", "quick", "seed", "smoke"]
+TENSORBOARD = "pytorch_lightning.loggers.TensorBoardLogger"
+OPTIMIZERS = [
+    "torch.optim.SGD",
+    "torch.optim.Adam",
+    "torch.optim.AdamW",
+    "torch.optim.RMSprop",
+    "cifar_lit.models.optimizers.Muon",
+    "cifar_lit.models.optimizers.MuonSGD",
+]
+
+
+def resolved(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, Any]:
+    with pytest.raises(SystemExit) as ended:
+        main([*arguments, "--print_config"])
+    assert ended.value.code == 0
+    config: dict[str, Any] = yaml.safe_load(capsys.readouterr().out)
+    return config
+
+
+def own_defaults(class_path: str) -> dict[str, Any]:
+    module, name = class_path.rsplit(".", 1)
+    signature = inspect.signature(getattr(importlib.import_module(module), name))
+    return {
+        name: list(each.default) if isinstance(each.default, tuple) else each.default
+        for name, each in signature.parameters.items()
+        if each.default is not inspect.Parameter.empty
+    }
+
+
+def is_own(option: dict[str, Any], given: dict[str, Any]) -> bool:
+    """Whether the arguments are those given, and else the class's defaults."""
+    expected = own_defaults(option["class_path"]) | given
+    return {name: expected[name] for name in option["init_args"]} == option["init_args"]
+
+
+@pytest.mark.parametrize("name", FIT_CONFIGS)
+@pytest.mark.parametrize("option", ["network", "optimizer", "lr_scheduler"])
+def test_a_config_runs_with_the_arguments_that_it_names(name: str, option: str, capsys):
+    path = CONFIGS / f"{name}.yaml"
+    given = yaml.safe_load(path.read_text())["model"].get(option)
+    found = resolved(capsys, "fit", "--config", str(path))["model"][option]
+    if given is None:
+        assert found is None
+        return
+    assert found["class_path"] == given["class_path"]
+    assert is_own(found, given.get("init_args", {}))
+
+
+def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys):
+    given = yaml.safe_load((CONFIGS / "finetune.yaml").read_text())["model"]["optimizer"]
+    found = resolved(capsys, "finetune", "--config", str(CONFIGS / "finetune.yaml"))["model"]["optimizer"]
+    assert found["class_path"] == given["class_path"]
+    assert is_own(found, given["init_args"])
+
+
+@pytest.mark.parametrize("class_path", OPTIMIZERS)
+def test_an_optimizer_named_alone_has_its_own_defaults(class_path: str, capsys):
+    found = resolved(capsys, "fit", "--model.optimizer", class_path)["model"]["optimizer"]
+    assert found["class_path"] == class_path
+    assert is_own(found, {})
+
+
+@pytest.mark.parametrize("class_path", [each for each in OPTIMIZERS if not each.endswith(".Muon")])
+@pytest.mark.parametrize("command", [["fit", "--config", str(CONFIGS / "default.yaml")], ["finetune"]])
+def test_an_optimizer_instead_of_muon_has_its_own_defaults(command: list[str], class_path: str, capsys):
+    assert is_own(resolved(capsys, *command, "--model.optimizer", class_path)["model"]["optimizer"], {})
+
+
+@pytest.mark.parametrize(
+    ("options", "option", "given"),
+    [
+        (["--model.optimizer=SGD", "--model.optimizer.lr=0.1"], "optimizer", {"lr": 0.1}),
+        (["--model.optimizer.lr=0.1", "--model.optimizer=SGD"], "optimizer", {}),
+        (["--model.optimizer={class_path: SGD, init_args: {lr: 0.3}}"], "optimizer", {"lr": 0.3}),
+        (["--model.optimizer.weight_decay=0.3", "--model.optimizer.lr=0.1"], "optimizer", None),
+        (["--model.network=cifar_lit.models.whitened_cnn.WhitenedCNN"], "network", {}),
+        (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=3"], "lr_scheduler", {"step_size": 3}),
+    ],
+)
+def test_over_a_config_a_replaced_class_leaves_nothing_behind(options, option, given, capsys):
+    config = CONFIGS / "default.yaml"
+    found = resolved(capsys, "fit", "--config", str(config), *options)["model"][option]
+    if given is None:  # the same class: what the config says of it stays
+        given = yaml.safe_load(config.read_text())["model"]["optimizer"]["init_args"] | {"weight_decay": 0.3, "lr": 0.1}
+    assert is_own(found, given)
+
+
+def test_the_second_of_two_configs_leaves_nothing_behind(tmp_path: Path, capsys):
+    second = tmp_path / "second.yaml"
+    second.write_text("model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}}")
+    found = resolved(capsys, "fit", "--config", str(CONFIGS / "default.yaml"), "--config", str(second))
+    assert is_own(found["model"]["optimizer"], {"lr": 0.01})
+
+
+def test_what_a_replaced_class_leaves_is_named(caplog: pytest.LogCaptureFixture):
+    with pytest.raises(SystemExit), caplog.at_level("INFO"):
+        main(["fit", "--config", str(CONFIGS / "default.yaml"), "--model.optimizer=torch.optim.SGD", "--print_config"])
+    assert "SGD replaces cifar_lit.models.optimizers.Muon and drops its lr=0.006" in caplog.text
+
+
+def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys):
+    config = tmp_path / "logger.yaml"
+    config.write_text(
+        "trainer: {logger: {class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: mine, name: run}}}"
+    )
+    found = resolved(
+        capsys, "fit", "--config", str(config), "--trainer.logger=TensorBoardLogger", "--trainer.logger.save_dir=other"
+    )
+    assert found["trainer"]["logger"]["init_args"]["save_dir"] == "other"
+    assert found["trainer"]["logger"]["init_args"]["name"] == own_defaults(TENSORBOARD)["name"]
