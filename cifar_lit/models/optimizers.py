@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.adamw import adamw
 
 from cifar_lit.errors import SettingError
 
@@ -57,39 +58,53 @@ class Muon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                update = self._orthogonal if weight.ndim > 1 else self._adam
-                weight.add_(update(weight, group), alpha=-group["lr"])
+            matrices = [weight for weight in group["params"] if weight.grad is not None and weight.ndim > 1]
+            vectors = [weight for weight in group["params"] if weight.grad is not None and weight.ndim <= 1]
+            if matrices:
+                self._step_matrices(matrices, group)
+            if vectors:
+                self._step_vectors(vectors, group)
         return loss
 
-    def _orthogonal(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if not state:
-            state["momentum"] = torch.zeros_like(gradient)
-        state["momentum"].lerp_(gradient, 1 - group["momentum"])
-        ahead = gradient.lerp(state["momentum"], group["momentum"])
-        matrix = orthogonalize(ahead.flatten(1))
-        update: Tensor = matrix.view(ahead.shape) * (0.2 * max(matrix.shape) ** 0.5)
-        return update
+    def _step_matrices(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        gradients = _gradients(weights)
+        momenta = [self._state(weight, "momentum") for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
+        updates = orthogonalize(torch._foreach_lerp(gradients, momenta, group["momentum"]), _ROUNDS)
+        # Scaled to the size that AdamW's updates have.
+        torch._foreach_mul_(updates, [0.2 * max(len(each), each[0].numel()) ** 0.5 for each in updates])
+        torch._foreach_mul_(updates, group["lr"])
+        torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(weights, updates)
 
-    def _adam(self, weight: Tensor, group: dict[str, Any]) -> Tensor:
-        state, gradient = self.state[weight], weight.grad
-        assert gradient is not None
-        if not state:
-            state["step"] = 0
-            state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
-        state["step"] += 1
-        beta1, beta2 = group["betas"]
-        state["mean"].lerp_(gradient, 1 - beta1)
-        state["square"].lerp_(gradient.square(), 1 - beta2)
-        mean = state["mean"] / (1 - beta1 ** state["step"])
-        square = state["square"] / (1 - beta2 ** state["step"])
-        update: Tensor = mean / (square.sqrt() + group["eps"])
-        return update
+    def _step_vectors(self, weights: list[Tensor], group: dict[str, Any]) -> None:
+        for weight in weights:  # not "step", which torch would leave on the CPU when it loads a state
+            if "num_steps" not in self.state[weight]:
+                self.state[weight]["num_steps"] = torch.zeros((), device=weight.device)
+        adamw(
+            weights,
+            _gradients(weights),
+            [self._state(weight, "exp_avg") for weight in weights],
+            [self._state(weight, "exp_avg_sq") for weight in weights],
+            [],
+            [self.state[weight]["num_steps"] for weight in weights],
+            fused=True,
+            amsgrad=False,
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            maximize=False,
+        )
+
+    def _state(self, weight: Tensor, name: str) -> Tensor:
+        """A value for each of the weight's, 0 at first."""
+        state = self.state[weight]
+        if name not in state:
+            state[name] = torch.zeros_like(weight)
+        value: Tensor = state[name]
+        return value
 
 
 class MuonSGD(Optimizer):
@@ -160,7 +175,7 @@ class MuonSGD(Optimizer):
         return loss
 
     def _update(self, weights: list[Tensor], group: dict[str, Any]) -> None:
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        gradients = _gradients(weights)
         for weight in weights:
             if weight not in self.state:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)
@@ -175,62 +190,59 @@ class MuonSGD(Optimizer):
             torch._foreach_clamp_min_(norms, 1e-12)  # a weight of zeros stays one
             lengths = [len(weight) ** 0.5 for weight in weights]
             torch._foreach_div_(weights, torch._foreach_div(norms, lengths))
-            updates = _orthogonal(updates, group["rounds"])
+            updates = orthogonalize(updates, group["rounds"])
         torch._foreach_mul_(updates, group["lr"])
         torch._foreach_sub_(weights, updates)
 
 
-def orthogonalize(matrix: Tensor) -> Tensor:
-    """The nearest semi-orthogonal matrix, approximately: like U V^T of the singular value decomposition, with singular
-    values between about 0.7 and 1.2, by a Newton-Schulz iteration in bfloat16.
-
-    Args:
-        matrix: float32 (rows, columns).
-
-    Returns:
-        float32 (rows, columns).
-    """
-    tall = matrix.shape[0] > matrix.shape[1]
-    wide: Tensor = (matrix.T if tall else matrix).bfloat16()
-    wide = wide / (wide.norm() + 1e-7)
-    for _ in range(_ROUNDS):
-        gram = wide @ wide.T
-        wide = torch.addmm(wide, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), wide, beta=_A)
-    return (wide.T if tall else wide).to(matrix.dtype)
-
-
 def orthogonalize_stack(matrices: Tensor, rounds: int) -> Tensor:
-    """`orthogonalize` for several matrices at once, in as many rounds as asked for.
+    """The nearest semi-orthogonal matrices, approximately: like U V^T of the singular value decomposition, by a
+    Newton-Schulz iteration in bfloat16.
 
     Args:
-        matrices: float (n, rows, columns).
-        rounds: 3 are enough where the rate is high; singular values are then between about 0.3 and 1.2.
+        matrices: float (n, rows, columns), or one as (rows, columns), which a CPU is faster at.
+        rounds: 5 bring singular values to between about 0.7 and 1.2. 3 are enough where the rate is high; they are then
+            between about 0.3 and 1.2.
 
     Returns:
-        bfloat16 (n, rows, columns).
+        bfloat16, of the same shape.
     """
-    tall = matrices.shape[1] > matrices.shape[2]
+    add_product = torch.addmm if matrices.ndim == 2 else torch.baddbmm
+    tall = matrices.shape[-2] > matrices.shape[-1]
     wide = (matrices.mT if tall else matrices).bfloat16()
-    wide = wide / (wide.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = wide @ wide.mT
-        wide = torch.baddbmm(wide, torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C), wide, beta=_A)
+        wide = add_product(wide, add_product(gram, gram, gram, beta=_B, alpha=_C), wide, beta=_A)
     return wide.mT if tall else wide
 
 
-def _orthogonal(updates: Sequence[Tensor], rounds: int) -> list[Tensor]:
-    """Each as a matrix with a row for each output channel; equal shapes go as one stack."""
+def orthogonalize(updates: Sequence[Tensor], rounds: int) -> list[Tensor]:
+    """`orthogonalize_stack` for weights of several shapes, each as a matrix with a row for each output channel.
+
+    Args:
+        updates: float tensors of two or more dimensions; those of equal shape go as one stack.
+        rounds: as in `orthogonalize_stack`.
+
+    Returns:
+        New tensors, each of the shape, dtype and memory format of its update.
+    """
     places: dict[torch.Size, list[int]] = {}
     for place, update in enumerate(updates):
         places.setdefault(update.shape, []).append(place)
     result = list(updates)
     for members in places.values():
         lasts = [updates[place].movedim(1, -1) for place in members]  # free in channels-last memory
-        stack = torch.stack([last.flatten(1) for last in lasts])
-        matrices = orthogonalize_stack(stack, rounds).to(stack.dtype)
+        flat = [last.flatten(1) for last in lasts]
+        stack = torch.stack(flat) if len(flat) > 1 else flat[0]
+        matrices = orthogonalize_stack(stack, rounds).to(stack.dtype).view(-1, *flat[0].shape)
         for place, last, matrix in zip(members, lasts, matrices, strict=True):
             result[place] = matrix.reshape(last.shape).movedim(-1, 1)
     return result
+
+
+def _gradients(weights: Sequence[Tensor]) -> list[Tensor]:
+    return [weight.grad for weight in weights if weight.grad is not None]
 
 
 def _as_groups(params: Iterable[Any]) -> list[dict[str, Any]]:
