@@ -67,7 +67,7 @@ def test_a_run_leaves_logs_checkpoints_and_sample_images(fit: Fit):
     assert (run / "metrics.csv").read_text().startswith("epoch,")
     assert list(run.glob("events.out.tfevents.*"))
     assert (run / "samples.png").read_bytes().startswith(b"\x89PNG")
-    assert {path.name for path in (run / "checkpoints").iterdir()} == {"epoch-000.ckpt", "last.ckpt"}
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
 def test_the_saved_config_reruns_the_run_to_equal_weights(fit: Fit):
@@ -134,9 +134,35 @@ def test_early_stopping_ends_the_run_and_the_best_epoch_is_kept(fit: Fit):
 
 
 def test_a_run_of_no_epoch_makes_no_version(fit: Fit, capsys: pytest.CaptureFixture[str]):
-    assert fit("--trainer.fast_dev_run", "true") != 0
+    assert fit("--trainer.max_epochs", "0") == 2
     assert "no version was made" in capsys.readouterr().err
     assert Registry("checkpoints").ids() == []
+
+
+def test_a_trial_of_a_step_is_done_and_says_that_it_keeps_nothing(fit: Fit, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
+        assert fit("--trainer.fast_dev_run", "true") == 0
+    assert "nothing of it is kept" in caplog.text
+    assert Registry("checkpoints").ids() == []
+    assert not list(Path.cwd().rglob("*.ckpt"))
+
+
+def test_without_validation_images_the_last_epoch_is_kept_and_not_promoted_over_a_champion(fit: Fit):
+    fit("--model.optimizer.init_args.lr", "0.0")
+    assert fit("--data.val_fraction", "0", "--trainer.max_epochs", "2") == 0
+    manifest = Registry("checkpoints").get("v0002").manifest
+    assert (manifest.training["best_epoch"], manifest.training["epochs"]) == (1, 2)
+    assert {name.partition("/")[0] for name in manifest.metrics} == {"test"}
+    assert manifest.data["split"]["val_fraction"] == 0
+    assert manifest.standing == "candidate"
+    assert "no images that neither was trained on" in manifest.reason
+
+
+def test_the_training_time_leaves_out_what_lies_around_the_epochs(fit: Fit):
+    fit("--trainer.max_epochs", "2")
+    version = Registry("checkpoints").get("v0001")
+    history = json.loads(version.read("report/metrics.json"))["history"]
+    assert version.manifest.training["seconds"] == pytest.approx(sum(row["seconds"] for row in history), abs=0.1)
 
 
 def image_folder(root: Path) -> Path:

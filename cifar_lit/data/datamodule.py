@@ -35,7 +35,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         mirror: address of the archive, or of the folder it lies in, to download from instead of the official host.
         batch_size: training images a step on each device.
         eval_batch_size: images a step in validation and test.
-        val_fraction: share of each class of the training set that is held out for validation.
+        val_fraction: share of each class of the training set that is held out for validation; 0 trains on all images,
+            and then the last epoch is kept.
         split_seed: decides which images those are. Keep it: versions can only be compared on images neither has seen.
         augment: how training images are varied.
         num_synthetic: images in each split of the synthetic source.
@@ -58,8 +59,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
         resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
-        if not 0 < val_fraction < 1:
-            raise SettingError(f"val_fraction is {val_fraction}, expected 0 < val_fraction < 1.")
+        if not 0 <= val_fraction < 1:
+            raise SettingError(f"val_fraction is {val_fraction}, expected 0 <= val_fraction < 1.")
         if min(batch_size, eval_batch_size, num_synthetic) < 1:
             raise SettingError("batch_size, eval_batch_size and num_synthetic must be 1 or more.")
         self.root = resolve_root(root)
@@ -92,7 +93,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         if stage in ("fit", "validate"):
             data = self.split("train")
             rows, val_rows = stratified_split(data.labels, self.val_fraction, self.split_seed)
-            if not (len(rows) and len(val_rows)):
+            if not len(rows) or (self.val_fraction and not len(val_rows)):
                 raise DataError(
                     f"val_fraction {self.val_fraction} of {len(data)} images leaves {len(rows)} for training and "
                     f"{len(val_rows)} for validation, which decides what is kept. Change --data.val_fraction."
@@ -115,7 +116,9 @@ class CIFAR10DataModule(pl.LightningDataModule):
         data, rows = self.split("train"), self._train_rows
         return self._loader(data, self.batch_size, rows=rows, shuffle=True, augmentation=self.augment)
 
-    def val_dataloader(self) -> DeviceLoader:
+    def val_dataloader(self) -> DeviceLoader | list[None]:
+        if not len(self._val_rows):
+            return []
         return self._loader(self.split("train"), self.eval_batch_size, rows=self._val_rows)
 
     def test_dataloader(self) -> DeviceLoader:

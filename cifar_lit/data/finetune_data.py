@@ -99,7 +99,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         if is_at_hand(self.root, self.source):
             super().setup("fit")
             self.has_test = True
-            self.old_train, self.old_val = self.train_set, self.val_set
+            self.old_train, self.old_val = self.train_set, self.val_set if self.val_fraction else None
             self._refuse_test_images(new)
         else:
             rank_zero_warn(

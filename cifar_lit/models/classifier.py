@@ -75,6 +75,8 @@ class Classifier(pl.LightningModule):
         self._labels = CatMetric(nan_strategy="disable")
         self._totals = torch.zeros(2)
         self._num_images = 0
+        self.prepare_seconds = 0.0
+        """What computing the network's first layers from images took."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "_current_fx_name":  # Lightning sets it 46 times a step, and nn.Module looks for weights each time
@@ -106,10 +108,12 @@ class Classifier(pl.LightningModule):
 
     def on_train_start(self) -> None:
         assert self.trainer.train_dataloader is not None
+        began = self._now()
         self.network.prepare(images.to(self.device) for images, _ in self.trainer.train_dataloader)
         if self.trainer.world_size > 1:  # each process has seen other images
             state = {name: value.cpu() for name, value in self.network.state_dict().items()}
             self.network.load_state_dict(self.trainer.strategy.broadcast(state))
+        self.prepare_seconds = self._now() - began
 
     def on_train_epoch_start(self) -> None:
         # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
@@ -148,7 +152,7 @@ class Classifier(pl.LightningModule):
         if "val" in self.evaluations:
             metrics |= self.evaluations["val"].named_metrics("val")
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
-        seconds = round(time.perf_counter() - self._epoch_began, 3)
+        seconds = round(time.perf_counter() - self._epoch_began, 6)
         self.history.append(
             {"epoch": self.current_epoch, "seconds": seconds, "images": int(count), "lr": float(lr), **metrics}
         )
@@ -170,6 +174,12 @@ class Classifier(pl.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint.get("history", [])
+
+    def _now(self) -> float:
+        """Seconds, when all that the device was given is done."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+        return time.perf_counter()
 
     def _gather(self, batch: Batch) -> None:
         images, labels = batch

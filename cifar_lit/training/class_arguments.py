@@ -41,9 +41,7 @@ def _own_arguments() -> Iterator[None]:
         values = {name: arguments.pop(name) for name in list(vars(arguments))}
         told = ", ".join(f"{name}={each}" for name, each in values.items() if each is not None)
         if told:
-            dropped[f"{value['class_path']} replaces {previous['class_path']} and does not take over its {told}."] = (
-                None
-            )
+            dropped[f"{value['class_path']} replaces {previous['class_path']} and drops its {told}."] = None
 
     with mock.patch(_DISCARD, discard):
         yield

@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar_lit.errors import SettingError
 from cifar_lit.models.classifier import Classifier
 
-Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 _ROUNDS = 3
@@ -33,8 +33,8 @@ class CompileStep(Callback):
             graphs, which is what small batches need; "max-autotune" also tries several kernels for each product.
     """
 
-    def __init__(self, mode: Mode = "default") -> None:
-        self.mode: Mode = mode
+    def __init__(self, mode: CompileMode = "default") -> None:
+        self.mode: CompileMode = mode
         self.seconds = 0.0
         """What compiling took."""
 
@@ -84,8 +84,8 @@ class CompileStep(Callback):
                 buffer.copy_(before)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        self.seconds = round(time.perf_counter() - began, 1)
-        rank_zero_info(f"Compiled the training step ({self.mode}) in {self.seconds} s.")
+        self.seconds = time.perf_counter() - began
+        rank_zero_info(f"Compiled the training step ({self.mode}) in {self.seconds:.1f} s.")
         pl_module.step_loss = _Played(step, weights) if self.mode in _WITH_GRAPHS else step  # type: ignore[method-assign]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:

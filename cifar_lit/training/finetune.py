@@ -88,18 +88,17 @@ def finetune(
     learn(tuner, datamodule, trainer)
     seconds = round(time.monotonic() - began, 1)
     tell("judging", 0.0)
-    child = tuner.network.eval()
+    device = trainer.strategy.root_device  # Lightning's teardown has moved the network to the CPU
+    child = tuner.network.to(device).eval()
     sets = judges(datamodule)
-    judged = blend.judge(
-        parent.network.to(next(child.parameters()).device), child, sets, gate, num_given=datamodule.num_given
-    )
+    judged = blend.judge(parent.network.to(device), child, sets, gate, num_given=datamodule.num_given)
     network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict
     after = {name: each.after for name, each in comparisons.items()}
 
     def decide(champion: Version | None) -> Decision:
         if verdict.standing != "promoted" or champion is None or champion.id == parent.name:
             return verdict
-        rival = load_network(champion, next(network.parameters()).device)
+        rival = load_network(champion, device)
         theirs = {name: evaluate(rival, data) for name, data in sets.items()}
         decision = gate.judge(evidence(compare(theirs, after), datamodule.num_given))
         if decision.standing == "promoted":

@@ -1,7 +1,7 @@
 """`cifar-lit fit`: LightningCLI around the classifier, with a version at the end."""
 
 import logging
-import time
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,9 +21,9 @@ from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
-from cifar_lit.training.best_checkpoint import BestCheckpoint
+from cifar_lit.training.best_checkpoint import BestCheckpoint, Mode, SyncedCheckpointIO, mode_of
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.compilation import CompileStep, Mode
+from cifar_lit.training.compilation import CompileMode, CompileStep
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
@@ -58,9 +58,25 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
 
 
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 class _Parser(ClassArgumentParser, LightningArgumentParser):
     def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
         print("usage: cifar-lit fit --config configs/NAME.yaml [--model.* --data.* --trainer.* ...]", file=file)
+
+
+def _stopping_mode(monitor: str | None, mode: Mode | None) -> Mode:
+    return mode or mode_of(monitor or "loss")
+
+
+def _several_devices(num: int, batch_size: int) -> str:
+    return (
+        f"{num} processes: a step learns from {num * batch_size:,} images, not {batch_size:,}. To train as one process "
+        f"does, set --data.batch_size {max(1, batch_size // num)}. To keep the larger steps, multiply the learning "
+        f"rate by {num} for SGD, by {num**0.5:.2f} for Adam and Muon (docs/scaling.md)."
+    )
 
 
 class OneBar(TQDMProgressBar):
@@ -96,6 +112,7 @@ class FitCLI(LightningCLI):
             trainer_defaults={
                 "logger": _LOGGERS,
                 "default_root_dir": RUNS,
+                "devices": 1,
                 "max_epochs": 15,
                 "precision": None,
                 "enable_model_summary": False,
@@ -121,7 +138,7 @@ class FitCLI(LightningCLI):
         )
         parser.add_argument(
             "--compile",
-            type=Mode | None,
+            type=CompileMode | None,
             default=None,
             help="Compile the training step, as torch.compile's mode; reduce-overhead and max-autotune replay it as "
             "CUDA graphs. Worth its half a minute or more on a GPU, seldom on a CPU.",
@@ -130,7 +147,7 @@ class FitCLI(LightningCLI):
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
         parser.set_defaults({"early_stopping.patience": 10})
         parser.link_arguments("best.monitor", "early_stopping.monitor")
-        parser.link_arguments("best.mode", "early_stopping.mode")
+        parser.link_arguments(("best.monitor", "best.mode"), "early_stopping.mode", compute_fn=_stopping_mode)
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config.fit.trainer
@@ -140,6 +157,10 @@ class FitCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it without being asked
             if trainer.benchmark is None:
                 trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
+        if not self.config.fit.data.val_fraction:  # no validation decides what is kept: the last epoch is
+            self.config.fit.best.monitor = None
+            self.config.fit.early_stopping.monitor = "train/loss"
+            self.config.fit.early_stopping.patience = sys.maxsize
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
         keep_freed_memory()
@@ -157,6 +178,7 @@ class FitCLI(LightningCLI):
             callbacks.append(OneBar())
         if configured.profiler is None:
             kwargs["profiler"] = NoProfiler()
+        kwargs["plugins"] = [*_as_list(configured.plugins), SyncedCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         for logger in trainer.loggers:
             _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
@@ -169,42 +191,48 @@ class FitCLI(LightningCLI):
         rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")
         if trainer.strategy.root_device.type == "cpu" and (reason := absence()):
             rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
-        self._began = time.monotonic()
+        if trainer.world_size > 1:
+            rank_zero_info(_several_devices(trainer.world_size, self.datamodule.batch_size))
 
     def after_fit(self) -> None:
         self._run_folder = self.trainer.log_dir  # asked of all processes together
         if not self.trainer.is_global_zero:
             return
+        if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
+            rank_zero_info("fast_dev_run: the steps ran without an error; nothing of it is kept, no version was made.")
+            return
         best = self._callback(BestCheckpoint)
         if best.best_epoch is None:
             raise CifarLitError(
                 "No epoch was finished, so there is nothing to keep and no version was made. Train for one epoch or "
-                "more, without --trainer.fast_dev_run."
+                "more."
             )
         compiled = [each.seconds for each in self.trainer.callbacks if isinstance(each, CompileStep)]  # type: ignore[attr-defined]
-        seconds = round(time.monotonic() - self._began - sum(compiled), 1)
+        history = self.model.history
         training = {
             "epochs": self.trainer.current_epoch,
             "best_epoch": best.best_epoch,
             "monitor": best.monitor,
             "ended_by": self._ended_by(),
-            "seconds": seconds,
-            "compile_seconds": sum(compiled),
+            "seconds": round(self.model.prepare_seconds + sum(row["seconds"] for row in history), 3),
+            "compile_seconds": round(sum(compiled), 3),
             "precision": self.trainer.precision,
             "device": str(self.trainer.strategy.root_device),
             "num_devices": self.trainer.world_size,
         }
         config = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
-        network, datamodule = self.model.network, self.datamodule
+        # Lightning's teardown has moved the network to the CPU.
+        network, datamodule = self.model.network.to(self.trainer.strategy.root_device), self.datamodule
+        sets = {"val": datamodule.val_set, "test": datamodule.test_set}
         self.published = publish(
             network,
             self.registry,
-            evaluations={"val": evaluate(network, datamodule.val_set), "test": evaluate(network, datamodule.test_set)},
+            evaluations={split: evaluate(network, data) for split, data in sets.items() if len(data)},
             decide=lambda champion: decide(network, datamodule, champion),
             data=datamodule.fingerprint(),
             config=config,
             training=training,
-            history=self.model.history,
+            history=history,
         )
         self._tell(self.published)
 

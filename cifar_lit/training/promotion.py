@@ -40,6 +40,12 @@ def decide(network: Network, datamodule: CIFAR10DataModule, champion: Version | 
                 "`cifar-lit versions promote` makes it the champion",
             )
     val_fraction = min(ours["split"]["val_fraction"], theirs["split"]["val_fraction"])
+    if not val_fraction:
+        return Decision(
+            "candidate",
+            f"it can't be compared with champion {champion.id}: there are no images that neither was trained on; "
+            "`cifar-lit versions promote` makes it the champion",
+        )
     train = datamodule.split("train")
     _, rows = stratified_split(train.labels, val_fraction, datamodule.split_seed)
     held_out = train.subset(rows)
