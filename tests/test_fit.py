@@ -284,6 +284,7 @@ def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_pat
     process = run_process("fit", "--config", SMOKE, *options, *ddp, folder=tmp_path)
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 0, printed
+    assert "2 processes: a step learns from 32 images, not 16. To train as one process does, set" in printed
     registry = Registry(tmp_path / "checkpoints")
     assert registry.ids() == ["v0001"]
     version = registry.resolve("latest")

@@ -10,6 +10,7 @@ import torch
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.finetuner import AverageWeights
 from cifar_lit.models.networks import ThreeBlockCNN
 from cifar_lit.training.lean import LeanSteps, NoProfiler
 
@@ -65,3 +66,22 @@ def test_a_gpu_is_asked_as_lightning_wants_it(monkeypatch: pytest.MonkeyPatch) -
     finally:
         lean.on_train_end(SimpleNamespace(), module)
     assert os.environ[CHECK] == "1"
+
+
+@pytest.mark.parametrize("average", [AverageWeights(), pl.callbacks.EMAWeightAveraging()])
+def test_averaged_weights_move_to_the_training_device(average: pl.callbacks.WeightAveraging) -> None:
+    classifier = Classifier(ThreeBlockCNN(width=4, hidden=8))
+    average.setup(SimpleNamespace(), classifier, "fit")  # before Lightning moves the module
+    module = SimpleNamespace(device=torch.device("meta"))
+    LeanSteps().on_fit_start(SimpleNamespace(callbacks=[average]), module)
+    assert average._average_model is not None
+    assert {weight.device.type for weight in average._average_model.module.parameters()} == {"meta"}
+    assert average._average_model.n_averaged.device.type == "cpu"
+
+
+def test_averaged_weights_stay_where_they_were_asked_for() -> None:
+    average = pl.callbacks.WeightAveraging(device="cpu")
+    average.setup(SimpleNamespace(), Classifier(ThreeBlockCNN(width=4, hidden=8)), "fit")
+    LeanSteps().on_fit_start(SimpleNamespace(callbacks=[average]), SimpleNamespace(device=torch.device("meta")))
+    assert average._average_model is not None
+    assert {weight.device.type for weight in average._average_model.module.parameters()} == {"cpu"}

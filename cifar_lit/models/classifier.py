@@ -1,13 +1,13 @@
 """The LightningModule around a network."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
@@ -115,7 +115,40 @@ class Classifier(pl.LightningModule):
             self.network.load_state_dict(self.trainer.strategy.broadcast(state))
         self.prepare_seconds = self._now() - began
 
+    def phases(self) -> Iterator[None]:
+        """Goes through the parts of the training in which other weights are trained, with only those requiring
+        gradients: a `OneCycle` may end early for some. Once, if it ends for all weights together."""
+        shares = self._shares()
+        for progress in sorted({0.0, *(share for _, share in shares if share < 1)}):
+            for weight, share in shares:
+                weight.requires_grad_(progress < share)
+            yield
+        for weight, _ in shares:
+            weight.requires_grad_(True)
+
+    def _freeze_finished(self) -> None:
+        """What needs no gradient any more costs none: where the first layer's shift is done, the derivative ends behind
+        it."""
+        scheduler = self.lr_schedulers()
+        for weight, share in self._shares():
+            assert isinstance(scheduler, OneCycle)
+            weight.requires_grad_(scheduler.last_epoch < share * (scheduler.total_steps or 0))
+
+    def on_train_end(self) -> None:
+        for weight, _ in self._shares():
+            weight.requires_grad_(True)
+
+    def _shares(self) -> list[tuple[nn.Parameter, float]]:
+        """The share of the training after which each weight has come to its end; with several processes none has, since
+        they wait for all gradients."""
+        scheduler = self.lr_schedulers()
+        if not isinstance(scheduler, OneCycle) or scheduler.end or self.trainer.world_size > 1:
+            return []
+        groups = zip(self.trainer.optimizers[0].param_groups, scheduler.shares, strict=True)
+        return [(weight, share) for group, share in groups for weight in group["params"]]
+
     def on_train_epoch_start(self) -> None:
+        self._freeze_finished()
         # Dropout draws from torch's own generator: seeding it here makes a resumed run equal to an uninterrupted one.
         torch.manual_seed(derive_seed(global_seed(), self.current_epoch, self.global_rank, 1))
         self._totals = torch.zeros(2, device=self.device)

@@ -107,6 +107,6 @@ class AverageWeights(WeightAveraging):
         return step_idx is not None and step_idx >= self._first_step
 
 
-def _mean(average: Tensor, current: Tensor, num_averaged: Tensor | int) -> Tensor:
+def _mean(average: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
     """The running mean; counters of batches, whole numbers, are taken as they are."""
-    return average.lerp(current, 1 / (float(num_averaged) + 1)) if average.is_floating_point() else current
+    return average.lerp(current, 1 / (num_averaged + 1)) if average.is_floating_point() else current

@@ -16,6 +16,7 @@ from cifar_lit.errors import SettingError
 from cifar_lit.models.classifier import Classifier
 
 CompileMode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+"""As `torch.compile` takes it."""
 
 _WITH_GRAPHS = ("reduce-overhead", "max-autotune")
 _ROUNDS = 3
@@ -37,6 +38,8 @@ class CompileStep(Callback):
         self.mode: CompileMode = mode
         self.seconds = 0.0
         """What compiling took."""
+        self.cudagraph_skips = 0
+        """Parts of the step that `torch.compile` left out of its CUDA graphs."""
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what would fail in the middle of the training."""
@@ -61,22 +64,25 @@ class CompileStep(Callback):
         weights = [weight for weight in pl_module.parameters() if weight.requires_grad]
         # fullgraph: what can't be compiled is an error, and not run uncompiled.
         step = torch.compile(pl_module.step_loss, mode=self.mode, dynamic=False, fullgraph=True)
+        skips = _graphs_skipped()
         buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
         device = pl_module.device
         devices = [device] if device.type == "cuda" else []
         try:
             with torch.random.fork_rng(devices), trainer.precision_plugin.train_step_context():
-                for batch in trainer.train_dataloader.examples():  # type: ignore[union-attr]
-                    batch = trainer.precision_plugin.convert_input(batch)
-                    for _ in range(_ROUNDS):
-                        loss, _totals = step(*batch)
-                        # Neither gradients nor what waits for them (DDP) are touched.
-                        torch.autograd.grad(loss, weights, allow_unused=True)
+                for _ in pl_module.phases():
+                    trained = [weight for weight in weights if weight.requires_grad]
+                    for batch in trainer.train_dataloader.examples():  # type: ignore[union-attr]
+                        batch = trainer.precision_plugin.convert_input(batch)
+                        for _ in range(_ROUNDS):
+                            loss, _totals = step(*batch)
+                            # Neither gradients nor what waits for them (DDP) are touched.
+                            torch.autograd.grad(loss, trained, allow_unused=True)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # of which torch's many compilation errors are kinds
             raise SettingError(
-                f"The training step can't be compiled: {_first_line(error)} Compiling needs a C++ compiler (g++ in "
+                f"The training step can't be compiled: {first_line(error)} Compiling needs a C++ compiler (g++ in "
                 "PATH, or CXX) and, on a GPU, Triton and a C compiler; or train without it: --compile null."
             ) from error
         with torch.no_grad():
@@ -86,6 +92,12 @@ class CompileStep(Callback):
             torch.cuda.synchronize(device)
         self.seconds = time.perf_counter() - began
         rank_zero_info(f"Compiled the training step ({self.mode}) in {self.seconds:.1f} s.")
+        self.cudagraph_skips = _graphs_skipped() - skips
+        if self.cudagraph_skips:
+            rank_zero_warn(
+                f"{self.cudagraph_skips} parts of the training step are not replayed as CUDA graphs and take longer. "
+                "TORCH_LOGS=perf_hints says why; --compile default does without graphs."
+            )
         pl_module.step_loss = _Played(step, weights) if self.mode in _WITH_GRAPHS else step  # type: ignore[method-assign]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -107,6 +119,10 @@ class _Played:
         return result
 
 
-def _first_line(error: Exception) -> str:
+def _graphs_skipped() -> int:
+    return int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"])
+
+
+def first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."

@@ -4,7 +4,7 @@ import logging
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
@@ -29,6 +29,7 @@ from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
 from cifar_lit.training.promotion import decide
 from cifar_lit.training.publish import Published, publish
+from cifar_lit.training.step_graph import StepGraph
 
 RUNS = "runs"
 
@@ -138,10 +139,11 @@ class FitCLI(LightningCLI):
         )
         parser.add_argument(
             "--compile",
-            type=CompileMode | None,
+            type=CompileMode | Literal["step-graph"] | None,
             default=None,
             help="Compile the training step, as torch.compile's mode; reduce-overhead and max-autotune replay it as "
-            "CUDA graphs. Worth its half a minute or more on a GPU, seldom on a CPU.",
+            "CUDA graphs. Worth its half a minute or more on a GPU, seldom on a CPU. step-graph compiles nothing and "
+            "replays the whole step, the optimizer's too, as one CUDA graph: for small batches.",
         )
         parser.add_lightning_class_args(BestCheckpoint, "best")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
@@ -172,7 +174,7 @@ class FitCLI(LightningCLI):
         callbacks = [*(configured.callbacks or []), StopOnInterrupt(), LeanSteps()]
         mode = self._get(self.config_init, "compile")
         if mode is not None:
-            callbacks.append(CompileStep(mode))
+            callbacks.append(StepGraph() if mode == "step-graph" else CompileStep(mode))
         # Lightning's own choice of a bar depends on whether rich happens to be installed.
         if configured.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
             callbacks.append(OneBar())
@@ -207,7 +209,7 @@ class FitCLI(LightningCLI):
                 "No epoch was finished, so there is nothing to keep and no version was made. Train for one epoch or "
                 "more."
             )
-        compiled = [each.seconds for each in self.trainer.callbacks if isinstance(each, CompileStep)]  # type: ignore[attr-defined]
+        compiled = [each.seconds for each in self.trainer.callbacks if isinstance(each, CompileStep | StepGraph)]  # type: ignore[attr-defined]
         history = self.model.history
         training = {
             "epochs": self.trainer.current_epoch,

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, WeightAveraging
 from pytorch_lightning.profilers import Profiler
 
 _NOTHING = contextlib.nullcontext()
@@ -30,9 +30,11 @@ class NoProfiler(Profiler):
 
 
 class LeanSteps(Callback):
-    """While a network is trained, what was there before is not looked through for garbage again and again; and where
-    there is no GPU, torch's optimizers, which ask for one at each step, are not sent to the driver by Lightning's wish
-    (0.03 ms each time).
+    """Takes three costs out of each step.
+
+    Objects from before the training are not searched for garbage. Averaged weights lie on the training device, where
+    Lightning, which copies the module before it moves it, would copy every weight to the host. Without a GPU, torch's
+    optimizers, which look for one at each step, do not ask the driver, as Lightning has them do (0.03 ms).
     """
 
     def __init__(self) -> None:
@@ -42,6 +44,12 @@ class LeanSteps(Callback):
         if stage == "fit":  # before training begins and is timed: collecting takes as long as a short epoch on a GPU
             gc.collect()
             gc.freeze()
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for each in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(each, WeightAveraging) and each._device is None and each._average_model is not None:
+                # Its counter stays on the CPU, where reading it does not make the host wait.
+                each._average_model.module.to(pl_module.device)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if pl_module.device.type == "cpu":
