@@ -170,10 +170,9 @@ def seed_recipe(stage: Stage, batch_size: int) -> None:
     for way, mode in modes.items():
         options = ["--data.batch_size", str(batch_size), "--trainer.max_epochs", str(epochs)]
         options += ["--compile", mode] if mode else []
-        # A bare loop has no step that holds the optimizer too.
-        bare = ["--trainer.callbacks.bare=true"] if mode != "step-graph" else []
+        probe = ("--trainer.callbacks.bare=true", "--trainer.callbacks.profiled=true")
         try:
-            _, measured = fit(stage, "seed", *options, probe=(*bare, "--trainer.callbacks.profiled=true"))
+            _, measured = fit(stage, "seed", *options, probe=probe)
             ways[way] = epoch_figures(measured)
         except Exception as error:
             ways[way] = {"error": repr(error)[:500]}
@@ -193,14 +192,14 @@ def epoch_figures(measured: dict[str, Any]) -> dict[str, Any]:
         "not_in_kernels": None if kernel is None else 1 - kernel * steps / train / 1e3,
         "cudagraph_skips": measured["cudagraph_skips"],
     }
-    if "bare_seconds" in measured:
-        bare = statistics.median(measured["bare_seconds"][1:])
-        found |= {
-            "bare_epoch_seconds": bare,
-            "lightning_share": 1 - bare / train,
-            "ms_a_step_by_part": {part: each / steps * 1e3 for part, each in measured["part_seconds"].items()},
-        }
-    return {**found, "measured": measured}
+    bare = statistics.median(measured["bare_seconds"][1:])
+    return {
+        **found,
+        "bare_epoch_seconds": bare,
+        "lightning_share": 1 - bare / train,
+        "ms_a_step_by_part": {part: each / steps * 1e3 for part, each in measured["part_seconds"].items()},
+        "measured": measured,
+    }
 
 
 def read_images(stage: Stage) -> None:

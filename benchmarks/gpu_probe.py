@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from cifar_lit.training.compilation import CompileStep
+from cifar_lit.training.step_graph import StepGraph
 
 STARTED = "GPU_BENCHMARK_STARTED"
 """When the process was started, in the environment: seconds since the epoch."""
@@ -67,14 +68,14 @@ class Probe(Callback):
             self._ended = True
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        compiled = [each for each in trainer.callbacks if isinstance(each, CompileStep)]
+        compiled = [each for each in trainer.callbacks if isinstance(each, CompileStep | StepGraph)]
         compile_seconds = sum(each.seconds for each in compiled)
         loader = trainer.train_dataloader
         self.result |= {
             "whole_seconds": now(pl_module.device) - self.began_fit - compile_seconds,
             "prepare_seconds": pl_module.prepare_seconds,
             "compile_seconds": compile_seconds,
-            "compile_mode": compiled[0].mode if compiled else None,
+            "compile_mode": getattr(compiled[0], "mode", "step-graph") if compiled else None,
             "cudagraph_skips": cudagraph_skips() - self._skips_before,
             "epoch_seconds": [row["seconds"] for row in pl_module.history],
             "val_acc": [row["val/acc"] for row in pl_module.history if "val/acc" in row],
@@ -170,7 +171,7 @@ def now(device: torch.device) -> float:
 
 
 def steps(trainer: pl.Trainer, module: Any, done: Callable[[str], None] = lambda part: None) -> Iterator[None]:
-    """The same pieces as in a fit, without Lightning."""
+    """The same pieces as in a fit, without Lightning. A step graph's forward is the whole step."""
     optimizer = trainer.optimizers[0]
     for batch in trainer.train_dataloader:
         done("data and augmentation")

@@ -22,12 +22,12 @@ from cifar_lit.data import increment, synthetic
 from cifar_lit.registry.registry import Registry
 from cifar_lit.training.compilation import CompileStep
 from cifar_lit.training.fit import FitCLI
+from cifar_lit.training.step_graph import StepGraph
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 RECIPES = sorted({path.stem for path in CONFIGS.glob("*.yaml")} - {"finetune", "ray"})
 ON_CPU = os.environ.get("CIFAR_LIT_GPU_TESTS") == "cpu"
 DEVICE = "cpu" if ON_CPU else "cuda"
-GRAPHS = ("reduce-overhead", "max-autotune", "step-graph")
 QUIET = ["--trainer.accelerator", "cpu" if ON_CPU else "gpu", "--trainer.enable_progress_bar", "false"]
 DATA = ["--data.source", "synthetic", "--data.num_synthetic", "600"]
 DETERMINISTIC = ["--trainer.deterministic", "true"]
@@ -199,10 +199,10 @@ def with_optimizer(class_path: str) -> list[str]:
 
 
 @pytest.fixture
-def compiled() -> Callable[[str, str], tuple[FitOnly, CompileStep]]:
-    def fit(mode: str, optimizer: str) -> tuple[FitOnly, CompileStep]:
+def compiled() -> Callable[[str, str], tuple[FitOnly, CompileStep | StepGraph]]:
+    def fit(mode: str, optimizer: str) -> tuple[FitOnly, CompileStep | StepGraph]:
         cli = train("smoke", *EXACT, *with_optimizer(optimizer), "--compile", mode)
-        (step,) = (each for each in cli.trainer.callbacks if isinstance(each, CompileStep))
+        (step,) = (each for each in cli.trainer.callbacks if isinstance(each, CompileStep | StepGraph))
         return cli, step
 
     return fit
@@ -224,5 +224,22 @@ def test_compiled_steps_end_with_the_weights_of_eager_ones(mode: str, optimizer:
     cli, step = compiled(mode, optimizer)
     assert distance(eager(optimizer), weights(cli)) < (2e-2 if optimizer in BFLOAT16 else 1e-6)
     assert cli.trainer.global_step == 2 * len(cli.trainer.train_dataloader)
-    if mode in GRAPHS:
+    assert step.seconds > 0
+    if isinstance(step, CompileStep):
         assert step.cudagraph_skips == 0
+
+
+@needs_graphs
+def test_a_step_graph_takes_images_from_the_hosts_memory():
+    optimizer = "torch.optim.Adam"
+    cli = train("smoke", *EXACT, *with_optimizer(optimizer), "--compile", "step-graph", "--data.resident", "false")
+    assert distance(eager(optimizer), weights(cli)) < 1e-6
+
+
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=needs_graphs) for mode in ("step-graph", "reduce-overhead")])
+def test_weights_that_come_to_their_end_early_leave_the_graph(mode: str):
+    options = ["--data.batch_size", "60", "--trainer.precision", "32-true"]
+    plain, graphed = (train("fast", *options, *compile, epochs=4) for compile in ([], ["--compile", mode]))
+    losses = [[row["train/loss"] for row in cli.model.history] for cli in (plain, graphed)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.02)
+    assert distance(weights(plain), weights(graphed)) < 0.05
