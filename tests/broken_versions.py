@@ -192,7 +192,7 @@ FOLDERS: dict[str, Harm] = {
         folder, lambda values: values["files"].update({"../champion": "0" * 64})
     ),
     # What it says of the network
-    "network unknown": fields(network={"name": "ResNet", "args": {}}),
+    "network unknown": fields(network={"name": "Transformer", "args": {}}),
     "network without a name": fields(network={}),
     "network named by a list": fields(network={"name": [], "args": {}}),
     "network arguments missing": fields(network={"name": "ThreeBlockCNN"}),

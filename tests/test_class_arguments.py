@@ -11,7 +11,7 @@ import yaml
 from cifar_lit.cli import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
-FIT_CONFIGS = ["accurate", "default", "fast", "quick", "seed", "smoke"]
+FIT_CONFIGS = ["accurate", "accurate_large", "default", "fast", "quick", "seed", "smoke"]
 TENSORBOARD = "pytorch_lightning.loggers.TensorBoardLogger"
 OPTIMIZERS = [
     "torch.optim.SGD",

@@ -82,7 +82,7 @@ def test_cut_off_weights_are_refused(publish, network: Network, length: int) -> 
 
 
 def test_an_unknown_network_is_named(publish) -> None:
-    expected = "network 'Transformer' is unknown, this code has ThreeBlockCNN, WhitenedCNN, ResNet. Update"
+    expected = "network 'Transformer' is unknown, this code has ThreeBlockCNN, WhitenedCNN. Update"
     with pytest.raises(VersionDamagedError, match=expected):
         load_network(with_network(publish(), name="Transformer"))
 

@@ -48,6 +48,11 @@ class Augmentation:
                 f"rotation is {self.rotation} and zoom {self.zoom}, expected 0..180 degrees and 0 <= zoom < 1."
             )
 
+    @property
+    def interpolates(self) -> bool:
+        """Whether pixels are mixed, or only moved."""
+        return bool(self.rotation or self.zoom)
+
     def sample(
         self,
         images: Tensor,
@@ -74,7 +79,7 @@ class Augmentation:
             interpolated.
         """
         flipped = self._flipped(indices if rows is None else rows, generator, epoch, seed)
-        vary = self._warped if self.rotation or self.zoom else self._moved
+        vary = self._warped if self.interpolates else self._moved
         batch = vary(images, indices, flipped, generator)
         return self._cut(batch, generator) if self.cutout else batch
 

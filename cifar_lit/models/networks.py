@@ -13,7 +13,6 @@ from cifar_lit.cifar10 import MEAN as CIFAR10_MEAN
 from cifar_lit.cifar10 import STD as CIFAR10_STD
 from cifar_lit.errors import SettingError
 from cifar_lit.models.network import Network as Network
-from cifar_lit.models.resnet import ResNet
 from cifar_lit.models.whitened_cnn import WhitenedCNN
 from cifar_lit.native import block, inference, training_step
 
@@ -117,6 +116,5 @@ class _Block(nn.Sequential):
 NETWORKS: dict[str, type[Network]] = {
     "ThreeBlockCNN": ThreeBlockCNN,
     "WhitenedCNN": WhitenedCNN,
-    "ResNet": ResNet,
 }
 """Networks that a version may hold, by the name in its manifest."""
