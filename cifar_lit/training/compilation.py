@@ -110,10 +110,11 @@ Result = tuple[Tensor, Tensor]
 
 
 def _counted(step_loss: Callable[[Tensor, Tensor], Result]) -> Callable[[Tensor, Tensor, int], Result]:
-    """The step, compiled anew for each number of trained weights: `torch.compile` does not check whether a weight still
-    requires a gradient, and would go on computing it."""
+    """The step, compiled anew for each number of trained weights: torch 2.11's `torch.compile` does not check whether a
+    weight still requires a gradient, and would go on computing it."""
 
     def step(images: Tensor, labels: Tensor, num_trained: int) -> Result:
+        assert num_trained > 0  # only a number that is looked at is checked for
         return step_loss(images, labels)
 
     return step
