@@ -160,7 +160,7 @@ def mean_of(seconds: list[float], accuracies: list[float]) -> dict[str, Any]:
 
 def seed_recipe(stage: Stage, batch_size: int) -> None:
     """Epochs of the seed recipe, eager and compiled, and the same steps without Lightning."""
-    epochs = 3 if stage.tiny else 6
+    epochs = 3 if stage.tiny else 5
     ways: dict[str, Any] = {}
     if stage.gpu:
         modes = {"eager": None, "step graph": "step-graph", "CUDA graphs": "reduce-overhead"}

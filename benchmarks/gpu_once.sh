@@ -21,8 +21,8 @@
 #                    cifar10-images.tar.xz in benchmarks/carried/, shared/data/ or ../shared/data/
 #            PYTHON  python3   with torch, torchvision, pytorch-lightning, torchmetrics, matplotlib, tensorboard, pytest
 #            PARTS   "smoke benchmark tests"
-#            STAGES  of benchmarks/gpu.py; all. A second call can make up for those that were skipped:
-#                    PARTS=benchmark STAGES="accurate airbench95" TOTAL=240
+#            STAGES  of benchmarks/gpu.py; all. A second call makes up for what there was no time for:
+#                    PARTS="benchmark tests" STAGES="accurate airbench95" LIMIT=120 TOTAL=240
 #            TOTAL   540   seconds for everything
 #            LIMIT   440   seconds for benchmarks/gpu.py
 #            SEEDS   20    of fast.yaml and of airbench94_muon
