@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
+from torch._dynamo.utils import counters
 from torch.optim import SGD
 
 from cifar_lit.cli import main
@@ -15,6 +16,9 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import SettingError
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.networks import ThreeBlockCNN
+from cifar_lit.models.optimizers import MuonSGD
+from cifar_lit.models.schedules import OneCycle
+from cifar_lit.models.whitened_cnn import WhitenedCNN
 from cifar_lit.registry.registry import Registry
 from cifar_lit.training import compilation
 from cifar_lit.training.compilation import CompileStep
@@ -112,6 +116,15 @@ def test_only_training_batches_are_compiled_and_each_size_once(monkeypatch: pyte
     train(module, CompileStep())
     assert len(sizes) == 1  # 160 images are five batches of 32
     assert "step_loss" not in module.__dict__
+
+
+def test_weights_that_come_to_their_end_early_leave_the_compiled_step(traced: list[dict[str, Any]]):
+    counters.clear()
+    network = WhitenedCNN(widths=[4])
+    schedule = partial(OneCycle, warmup=0.0, until={"whitening": 0.5})
+    module = Classifier(network, partial(MuonSGD, lr=0.1, head_lr=0.1, bias_lr=0.1), schedule)
+    train(module, CompileStep())
+    assert counters["stats"]["unique_graphs"] == 2
 
 
 def test_the_state_dict_has_the_same_names_while_compiled(traced: list[dict[str, Any]]):

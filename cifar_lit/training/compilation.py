@@ -4,13 +4,14 @@ Validation, the checkpoints and the registry see the network as it is.
 """
 
 import time
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Literal
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
 
 from cifar_lit.errors import SettingError
 from cifar_lit.models.classifier import Classifier
@@ -63,7 +64,8 @@ class CompileStep(Callback):
         began = time.perf_counter()
         weights = [weight for weight in pl_module.parameters() if weight.requires_grad]
         # fullgraph: what can't be compiled is an error, and not run uncompiled.
-        step = torch.compile(pl_module.step_loss, mode=self.mode, dynamic=False, fullgraph=True)
+        compiled = torch.compile(_counted(pl_module.step_loss), mode=self.mode, dynamic=False, fullgraph=True)
+        step = _Compiled(compiled, weights, replayed=self.mode in _WITH_GRAPHS)
         skips = _graphs_skipped()
         buffers = [(buffer, buffer.clone()) for buffer in pl_module.buffers()]
         device = pl_module.device
@@ -98,25 +100,41 @@ class CompileStep(Callback):
                 f"{self.cudagraph_skips} parts of the training step are not replayed as CUDA graphs and take longer. "
                 "TORCH_LOGS=perf_hints says why; --compile default does without graphs."
             )
-        pl_module.step_loss = _Played(step, weights) if self.mode in _WITH_GRAPHS else step  # type: ignore[method-assign]
+        pl_module.step_loss = step  # type: ignore[method-assign]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         pl_module.__dict__.pop("step_loss", None)
 
 
-class _Played:
-    """A step that is replayed in the memory of the one before, whose gradients must be gone by then."""
+Result = tuple[Tensor, Tensor]
 
-    def __init__(self, step: Any, weights: list[torch.nn.Parameter]) -> None:
+
+def _counted(step_loss: Callable[[Tensor, Tensor], Result]) -> Callable[[Tensor, Tensor, int], Result]:
+    """The step, compiled anew for each number of trained weights: torch 2.11's `torch.compile` does not check whether a
+    weight still requires a gradient, and would go on computing it."""
+
+    def step(images: Tensor, labels: Tensor, num_trained: int) -> Result:
+        assert num_trained > 0  # only a number that is looked at is checked for
+        return step_loss(images, labels)
+
+    return step
+
+
+class _Compiled:
+    """The compiled step. Where CUDA graphs are replayed it is in the memory of the step before, whose gradients must be
+    gone by then."""
+
+    def __init__(self, step: Callable[[Tensor, Tensor, int], Result], weights: list[nn.Parameter], *, replayed: bool):
         self._step = step
         self._weights = weights
+        self._replayed = replayed
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        for weight in self._weights:
-            weight.grad = None
-        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
-        result: tuple[Tensor, Tensor] = self._step(images, labels)
-        return result
+    def __call__(self, images: Tensor, labels: Tensor) -> Result:
+        if self._replayed:
+            for weight in self._weights:
+                weight.grad = None
+            torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        return self._step(images, labels, sum(weight.requires_grad for weight in self._weights))
 
 
 def _graphs_skipped() -> int:
