@@ -10,11 +10,13 @@ import numpy.typing as npt
 import torch
 from torchvision.io import encode_png
 
+from cifar_lit.errors import CifarLitError, ImageError
 from cifar_lit.serving.predictor import Prediction
 from cifar_lit.serving.service import Answer
 
 Pixels = npt.NDArray[np.uint8]
 
+_ON_A_PHONE = "On a phone, choose a screenshot of it instead."
 _SURE, _LEANING, _TORN = 0.9, 0.6, 0.4
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _CAVEAT = """It knows nothing but its ten classes, and names one of them whatever it is shown. Doubt can be a sign that
@@ -56,6 +58,12 @@ def hint() -> str:
 
 def looking() -> str:
     return '<p class="hint">Looking at the picture …</p>'
+
+
+def sorry(error: CifarLitError) -> str:
+    """What a visitor reads of a picture that was not answered."""
+    advice = f" {_ON_A_PHONE}" if isinstance(error, ImageError) and "screenshot" not in str(error) else ""
+    return f"This can't be classified: {error}{advice}"
 
 
 def problem(sentence: str) -> str:
@@ -154,7 +162,7 @@ def _ranked(prediction: Prediction) -> list[tuple[str, float]]:
 
 
 def _row(name: str, outcome: Answer | str) -> str:
-    shown = f'<td class="name">{escape(name)}</td>'
+    shown = f'<td class="name" title="{escape(name)}">{escape(name)}</td>'
     if isinstance(outcome, str):
         return f'<tr><td></td>{shown}<td class="problem">{escape(outcome)}</td></tr>'
     found = outcome.prediction

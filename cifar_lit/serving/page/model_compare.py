@@ -7,11 +7,10 @@ import gradio as gr
 import torch
 from torchvision.io import encode_png
 
-from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.page import model_html as html
 from cifar_lit.serving.page.model_view import ModelView
-from cifar_lit.serving.page.uploads import read_upload
+from cifar_lit.serving.page.uploads import read_picture
 from cifar_lit.serving.service import Service
 
 
@@ -67,7 +66,7 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         if image is None:
             return None
         try:
-            pixels = await service.decode(await read_upload(image, MAX_BYTES))
+            pixels = await service.decode(await read_picture(image))
             found = await asyncio.to_thread(view.compare, pixels, [str(version), str(other)])
         except CifarLitError as error:
             sentence = f"This can't be compared: {view.words(error)}"

@@ -15,6 +15,7 @@ from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.serving.login import Login
+from cifar_lit.serving.page.choosing import build_choosing
 from cifar_lit.serving.page.classify import build_classify
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
@@ -48,6 +49,7 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     page = GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600))
     with page:
         _build_header(page, service)
+        build_choosing()
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
                 picture = build_classify(service, list(CLASS_NAMES))
