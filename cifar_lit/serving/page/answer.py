@@ -7,9 +7,8 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.io import encode_png
 
+from cifar_lit.data.images import encode_png
 from cifar_lit.serving.predictor import Prediction
 from cifar_lit.serving.service import Answer
 
@@ -130,7 +129,7 @@ def table(rows: Sequence[tuple[str, Answer | str]]) -> str:
 
 def picture(pixels: Pixels, alt: str) -> str:
     """An `img` with the picture inside it; pixels are uint8 (height, width, 3)."""
-    png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
+    png = encode_png(pixels)
     return f'<img class="pixels" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 

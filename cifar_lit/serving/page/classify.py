@@ -89,8 +89,8 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
         return html if number == turn.number else gr.skip()
 
     async def predict(image: Any) -> tuple[dict[str, float] | None, str]:
-        """Classifies an image file (PNG, JPEG or WebP, up to 5 MiB); gives the probability of each class and a
-        sentence."""
+        """Classifies an image file (JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC, up to 25 MiB); gives the
+        probability of each class and a sentence."""
         if image is None:
             return None, ""
         try:
