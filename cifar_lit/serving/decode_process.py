@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, IMAGE_SIZE
+from cifar_lit.data.images import Decoded
 from cifar_lit.errors import ImageError
 from cifar_lit.serving import decode_worker
 from cifar_lit.serving.decode_worker import ANSWER, FAULTS, LAST, PIXELS, READY, REFUSED, REQUEST, UNEXPECTED
@@ -25,7 +25,8 @@ _MAX_AHEAD, _AHEAD_BYTES = 8, 16_384
 _SLOW_S = 0.02
 """After so long a worker's picture is no small one, whatever its bytes: those behind it need not wait for it."""
 _ADVICE = "Save it again as PNG or JPEG."
-_MAX_CONTENT = max(decode_worker.MAX_TEXT, IMAGE_SIZE * IMAGE_SIZE * 3)
+_NUM_VALUES = IMAGE_SIZE * IMAGE_SIZE * 3
+_MAX_CONTENT = _NUM_VALUES + decode_worker.MAX_TEXT
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ _log = logging.getLogger(__name__)
 @dataclass(eq=False, slots=True)
 class Job:
     data: bytes
-    pixels: "asyncio.Future[NDArray[np.uint8]]"
+    pixels: "asyncio.Future[Decoded]"
     suspected: bool = False
     """A worker died that had it and others, perhaps over it: it is tried once more, alone."""
 
@@ -257,7 +258,8 @@ class Worker:
 def _settle(job: Job, kind: int, content: bytearray) -> None:
     """Passes an answer on to the caller, who is still there."""
     if kind == PIXELS:
-        job.pixels.set_result(np.frombuffer(content, np.uint8).reshape(IMAGE_SHAPE))
+        pixels = np.frombuffer(content, np.uint8, _NUM_VALUES).reshape(IMAGE_SHAPE)
+        job.pixels.set_result(Decoded(pixels, content[_NUM_VALUES:].decode()))
     elif kind == UNEXPECTED:
         _log.warning("decoding %d bytes failed unexpectedly: %r", len(job.data), content.decode(errors="replace"))
         job.fail(ImageError(f"the picture can't be decoded. {_ADVICE}", "malformed"))

@@ -4,8 +4,10 @@ This process imports the decoders once and is then forked for each worker, which
 seconds that importing takes. It never reads a visitor's bytes itself. Knows nothing of asyncio or of HTTP.
 """
 
+import contextlib
 import ctypes
 import gc
+import io
 import os
 import resource
 import signal
@@ -14,11 +16,9 @@ import struct
 import sys
 from typing import get_args
 
-import torch
-from torchvision.io import encode_jpeg, encode_png
+from PIL import Image
 
-from cifar_lit.data import jpeg_warnings
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode_with_note, to_network_size
 from cifar_lit.errors import Fault, ImageError
 
 COMMAND = struct.Struct("<BQ")
@@ -43,7 +43,7 @@ _FILE_BYTES = 2**20
 _RECEIVE_BYTES = 65_536
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _NO_MEMORY = ("allocate memory", "bad_alloc", "Insufficient memory", "out of memory")
-_WEBP = bytes.fromhex("524946461a000000574542505650384c0d0000002f00000010071011118888fe0700")
+_HEIC = b"\0\0\0\x18ftypheic"
 
 
 def main(arguments: list[str]) -> None:
@@ -53,7 +53,6 @@ def main(arguments: list[str]) -> None:
         signal.signal(each, signal.SIG_IGN)
     control = socket.socket(fileno=int(arguments[0]))
     memory_bytes = int(arguments[1])
-    torch.set_num_threads(1)
     _warm_up()
     gc.collect()
     gc.freeze()  # a collection in a worker would otherwise copy the pages that all share
@@ -79,9 +78,12 @@ def main(arguments: list[str]) -> None:
 
 def _warm_up() -> None:
     """Decodes a picture of each kind, so that what is loaded at first use is loaded before the workers are forked."""
-    picture = torch.zeros((3, 64, 48), dtype=torch.uint8)
-    for data in (encode_png(picture).numpy().tobytes(), encode_jpeg(picture).numpy().tobytes(), _WEBP):
-        to_network_size(decode(data))
+    for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"):
+        buffer = io.BytesIO()
+        Image.new("RGB", (64, 48)).save(buffer, kind)
+        to_network_size(decode_with_note(buffer.getvalue()).pixels)
+    with contextlib.suppress(ImageError):
+        decode_with_note(_HEIC)
 
 
 def _fork() -> int:
@@ -127,10 +129,9 @@ def _restrict(memory_bytes: int) -> None:
         file.write("1000")
     # The decoders' libraries print to stderr what a visitor makes them print.
     null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1):
+    for standard in (0, 1, 2):
         os.dup2(null, standard)
     os.close(null)
-    jpeg_warnings.own_stderr()
     # Not RLIMIT_AS: it counts torch's mapped libraries, gigabytes that take no memory, and differs by version of torch.
     limits = {
         resource.RLIMIT_DATA: _data_bytes() + memory_bytes,
@@ -205,7 +206,8 @@ class _Files:
 def _answer(data: bytes, memory_bytes: int) -> tuple[int, bytes]:
     """Kind and bytes of the answer to a file."""
     try:
-        return PIXELS, to_network_size(decode(data)).numpy().tobytes()
+        decoded = decode_with_note(data)
+        return PIXELS, to_network_size(decoded.pixels).tobytes() + decoded.note.encode()
     except Exception as error:
         if _is_out_of_memory(error):
             text = f"decoding the picture takes more than {memory_bytes >> 20} MiB of memory. Make it smaller."

@@ -10,9 +10,7 @@ import time
 from collections import deque
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
-
+from cifar_lit.data.images import Decoded
 from cifar_lit.errors import ImageError, SettingError
 from cifar_lit.serving.decode_process import Job, Worker
 from cifar_lit.serving.decode_zygote import STILLBORN, Zygote
@@ -89,11 +87,11 @@ class Decoder:
         if zygote is not None:
             await zygote.close()
 
-    async def decode(self, data: bytes) -> NDArray[np.uint8]:
+    async def decode(self, data: bytes) -> Decoded:
         """Decodes an image file, as soon as a worker has room for it.
 
         Returns:
-            (32, 32, 3), RGB, 0..255; the caller's own.
+            Its pixels, uint8 (32, 32, 3), RGB, the caller's own, and the decoder's note.
 
         Raises:
             ImageError: it is no picture that is accepted, takes too much time or memory, or crashed its worker.

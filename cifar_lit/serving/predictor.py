@@ -71,7 +71,7 @@ class Predictor:
         Raises:
             ImageError: it can't be decoded.
         """
-        return self.predict(to_network_size(decode(data)).unsqueeze(0))[0]
+        return self.predict(torch.from_numpy(to_network_size(decode(data))).unsqueeze(0))[0]
 
     def heat_map(self, image: npt.NDArray[np.uint8], class_name: str) -> npt.NDArray[np.float32]:
         """Where the network saw a class: Grad-CAM (Selvaraju et al., 2017) at its last convolution.

@@ -7,9 +7,8 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.io import encode_png
 
+from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError, ImageError
 from cifar_lit.serving.predictor import Prediction
 from cifar_lit.serving.service import Answer
@@ -44,6 +43,11 @@ def remark(prediction: Prediction) -> str:
     )
 
 
+def noted(answer: Answer) -> str:
+    """What of the file was not looked at, as a sentence after others; empty if nothing was left."""
+    return f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
+
+
 def effective_classes(prediction: Prediction) -> float:
     """Among how many equally probable classes the network would hesitate as much, 1..10: e to the entropy."""
     return math.exp(-sum(p * math.log(p) for p in prediction.probabilities.values() if p > 0))
@@ -70,8 +74,9 @@ def problem(sentence: str) -> str:
     return f'<p class="problem">{escape(sentence)}</p>'
 
 
-def verdict(prediction: Prediction) -> str:
+def verdict(answer: Answer) -> str:
     """The class, how much that is worth, and the probability of each class as a bar."""
+    prediction = answer.prediction
     bars = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="bar"><i style="width:{100 * p:.2f}%"></i></td>'
         f'<td class="figure">{percent(p)}</td></tr>'
@@ -79,7 +84,7 @@ def verdict(prediction: Prediction) -> str:
     )
     return f"""<p class="verdict"><strong>{escape(prediction.prediction)}</strong>
 <span class="share">{percent(prediction.confidence)}</span></p>
-<p class="remark">{escape(remark(prediction))}</p>
+<p class="remark">{escape(f"{remark(prediction)}{noted(answer)}")}</p>
 <table id="probabilities" aria-live="off" aria-label="Probability of each class"><tbody>
 {bars}
 </tbody></table>"""
@@ -138,7 +143,7 @@ def table(rows: Sequence[tuple[str, Answer | str]]) -> str:
 
 def picture(pixels: Pixels, alt: str) -> str:
     """An `img` with the picture inside it; pixels are uint8 (height, width, 3)."""
-    png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
+    png = encode_png(pixels)
     return f'<img class="pixels" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
@@ -169,5 +174,5 @@ def _row(name: str, outcome: Answer | str) -> str:
     doubt = "" if found.confidence >= _LEANING else " (not sure)"
     return (
         f"<tr><td>{picture(outcome.pixels, '')}</td>{shown}<td><strong>{escape(found.prediction)}</strong> "
-        f"{percent(found.confidence)}{doubt}</td></tr>"
+        f"{percent(found.confidence)}{doubt}{'.' if outcome.note else ''}{escape(noted(outcome))}</td></tr>"
     )

@@ -8,6 +8,7 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
+from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.page import answer as shown
@@ -92,16 +93,17 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
         if image is None:
             return None, ""
         try:
-            found = (await service.predict(await read_picture(image))).prediction
+            answer = await service.predict(await read_picture(image))
         except CifarLitError as error:
             raise gr.Error(shown.sorry(error), duration=None, print_exception=False) from error
+        found = answer.prediction
         said = f"**{found.prediction}**, with {found.confidence:.1%} confidence. Answered by {found.version}."
-        return found.probabilities, said
+        return found.probabilities, said + shown.noted(answer)
 
     async def predict_many(files: Any) -> list[dict[str, Any]]:
         """Classifies several image files, up to 64; gives a list in their order. Each item has `filename`, and either
-        `prediction`, `confidence`, `probabilities` and `version`, or `error`: one bad picture does not spoil the
-        others."""
+        `prediction`, `confidence`, `probabilities`, `version` and perhaps `note`, or `error`: one bad picture does not
+        spoil the others."""
         try:
             rows = await _answers(service, files or [])
         except CifarLitError as error:
@@ -114,7 +116,8 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
     files.change(show_many, [files, turn_of_many], answers, **private)
     examples.select(_chosen, None, image, show_progress="hidden", **private)
     offer = (
-        f"Classifies an image file, up to {MAX_BYTES >> 20} MiB; gives the probability of each class and a sentence."
+        f"Classifies an image file ({ACCEPTED}, up to {MAX_BYTES >> 20} MiB); gives the probability of each class and "
+        "a sentence."
     )
     gr.on([], predict, image, [label, sentence], api_name="predict", api_description=offer, queue=False)
     gr.on([], predict_many, files, results, api_name="predict_many", queue=False)
@@ -127,7 +130,7 @@ async def _shown_answer(service: Service, image: Any) -> tuple[str, str]:
         answer, heat = await service.explain(await read_picture(image))
     except CifarLitError as error:
         return shown.problem(shown.sorry(error)), ""
-    return shown.verdict(answer.prediction), shown.details(answer, heat)
+    return shown.verdict(answer), shown.details(answer, heat)
 
 
 async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
@@ -144,7 +147,9 @@ async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    return {"error": outcome} if isinstance(outcome, str) else outcome.prediction.as_dict()
+    if isinstance(outcome, str):
+        return {"error": outcome}
+    return outcome.prediction.as_dict() | ({"note": outcome.note} if outcome.note else {})
 
 
 def _chosen(event: gr.EventData) -> Pixels | None:
