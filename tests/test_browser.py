@@ -299,9 +299,15 @@ def test_a_photograph_of_24_megapixels_is_sent_with_progress_and_answered(
     expect_on_screen(page, *ANSWER)
 
 
+def test_a_script_that_sends_too_much_is_told_so(browser: Browser, url: str) -> None:
+    with contextlib.closing(browser.new_page()) as page:
+        page.goto(f"{url}/health")
+        ask = "async (size) => (await fetch('/predict', {method: 'POST', body: new Uint8Array(size)})).status"
+        assert page.evaluate(ask, MAX_BYTES + 2**20) == 413
+
+
 def test_without_https_what_needs_it_is_not_offered(browser: Browser, url: str) -> None:
-    page = browser.new_page()
-    with contextlib.closing(page):
+    with contextlib.closing(browser.new_page()) as page:
         page.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false})")
         page.goto(url)
         expect(page.locator("#picture").get_by_label("Upload file")).to_be_visible()

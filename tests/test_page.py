@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import os
 import re
 import shutil
@@ -227,6 +228,20 @@ def test_the_page_says_what_is_wrong_with_a_picture(url: str):
     assert f"expected a {ACCEPTED} image. " in verdict
     assert "On a phone, choose a screenshot of it instead." in verdict
     assert details == ""
+
+
+def test_the_page_says_what_of_a_file_it_did_not_look_at(url: str):
+    frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    animation = uploaded(url, "cat.gif", file.getvalue())
+    said = "Only the first frame of the animation was looked at."
+    assert said in run_event(url, "show", [animation, None])[0]
+    assert said in run_event(url, "show_many", [[animation], None])[0]
+    assert said in run_event(url, "predict", [animation])[1]
+    ((answer,),) = run_event(url, "predict_many", [[animation]])
+    assert f"{answer['note'].capitalize()}." == said
+    assert "looked at" not in run_event(url, "show", [uploaded(url, "cat.jpg", CAT.read_bytes()), None])[0]
 
 
 def test_the_name_of_a_file_is_text_to_the_page(url: str):

@@ -46,12 +46,17 @@ footer .divider { display: none; }
 #classify { display: grid; grid-template: "picture answer" "examples answer" 1fr "seen seen" / 1fr 1fr; }
 #classify > * { min-width: 0 !important; }
 #picture { grid-area: picture; } #answer { grid-area: answer; } #examples { grid-area: examples; }
-#seen { grid-area: seen; } #seen:not(:has(div)) { display: none; }
+#seen { grid-area: seen; } #seen:not(:has(.figures)) { display: none; }
 
-/* How far an upload is. */
+/* How far an upload is: a bar instead of a small ring. */
+.uploading { text-align: center; }
 .uploading::after { content: ""; display: block; width: 14rem; max-width: 60vw; height: 0.5rem; margin: 0.5rem auto 0;
   border-radius: 999px; background: linear-gradient(var(--color-accent) 0 0) 0 0 / var(--upload-progress-width, 0%) 100%
   no-repeat, var(--border-color-primary); }
+.wrap .file { max-width: min(18rem, 80vw); }
+.wrap .file > span:has(.progress-bar) { display: none; }
+.wrap .file-name { overflow: hidden; font-size: 0.85rem; white-space: nowrap; text-overflow: ellipsis;
+  color: var(--body-text-color-subdued); }
 
 /* What the browser can't show. */
 .unseen .image-frame img { display: none; }
@@ -107,7 +112,7 @@ figcaption { font-size: 0.9rem; margin-top: 0.35rem; line-height: 1.35; }
   #page-header .html-container, #status .html-container { padding-block: 0 !important; }
   #page-header h1 { font-size: 1.4rem; }
   #page-header p { font-size: 0.95rem; line-height: 1.4; }
-  #status p { font-size: 0.82rem; }
+  #status p { font-size: 0.82rem; text-wrap: balance; }
   #status .since { display: none; }
   #picture { height: 220px !important; }
   .hint { padding: 0.75rem; }
@@ -130,6 +135,6 @@ figcaption { font-size: 0.9rem; margin-top: 0.35rem; line-height: 1.35; }
   .prose .answers tr:has(.problem) td:first-child { display: none; }
   .prose .answers tbody td.name { grid-area: name; overflow: hidden; font-size: 0.85rem; white-space: nowrap;
     text-overflow: ellipsis; color: var(--body-text-color-subdued); }
-  .prose .answers tbody td.problem { padding: 0.25rem 0.6rem; border-left-width: 4px !important; }
+  .prose .answers tbody td.problem { padding: 0.25rem 0.6rem; border-left: 4px solid #dc2626 !important; }
 }
 """
