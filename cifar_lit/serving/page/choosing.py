@@ -4,42 +4,54 @@ Gradio's components refuse a file by its type, which browsers take from its name
 by the content, so a file of no image type is given one. What is too large is not sent at all.
 """
 
+import json
+
 import gradio as gr
 
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.serving.page.uploads import TOO_LARGE
 
-_INPUT = 'input[type=file][accept="image/*"]'
-_SCRIPT = f"""
+_CONSTANTS = f"""
+const MAX_BYTES = {MAX_BYTES}, TOO_LARGE = {json.dumps(TOO_LARGE)}, INPUT = 'input[type=file][accept="image/*"]';
+"""
+_SCRIPT = """
 element.setAttribute('aria-live', 'polite');
-const asImage = (file) =>
-  file.type.startsWith('image/') ? file : new File([file], file.name, {{type: 'image/unknown'}});
-const taken = (files) => {{
-  const bag = new DataTransfer(), refused = [];
-  for (const file of files) file.size > {MAX_BYTES} ? refused.push(file) : bag.items.add(asImage(file));
-  element.replaceChildren(...refused.map((file) => {{
-    const said = document.createElement('p');
-    said.className = 'problem';
-    said.textContent = `${{file.name}} has ${{(file.size / 2**20).toFixed(1)}} MiB, {TOO_LARGE}`;
-    return said;
-  }}));
-  if (refused.length) element.scrollIntoView({{block: 'nearest'}});
+const fits = (file) => file.size <= MAX_BYTES;
+const isImage = (file) => file.type.startsWith('image/');
+const say = (file) => {
+  const said = document.createElement('p');
+  said.className = 'problem';
+  said.textContent = `${file.name} has ${(file.size / 2**20).toFixed(1)} MiB, ${TOO_LARGE}`;
+  return said;
+};
+// What is to be taken instead of these files; nothing if they are taken as they are.
+const instead = (list) => {
+  const files = [...list], bag = new DataTransfer();
+  element.replaceChildren(...files.filter((file) => !fits(file)).map(say));
+  if (element.firstChild) element.scrollIntoView({block: 'nearest'});
+  if (files.every((file) => fits(file) && isImage(file))) return;
+  for (const file of files.filter(fits))
+    bag.items.add(isImage(file) ? file : new File([file], file.name, {type: 'image/unknown'}));
   return bag;
-}};
-document.addEventListener('change', (event) => {{
+};
+document.addEventListener('change', (event) => {
   const input = event.target;
-  if (input.matches('{_INPUT}') && input.files.length) input.files = taken(input.files).files;
-}}, true);
-document.addEventListener('drop', (event) => {{
-  if (event.dataTransfer?.files.length && event.target.closest('.block')?.querySelector('{_INPUT}'))
-    Object.defineProperty(event, 'dataTransfer', {{value: taken(event.dataTransfer.files)}});
-}}, true);
+  if (!input.matches(INPUT) || !input.files.length) return;
+  const bag = instead(input.files);
+  if (bag) input.files = bag.files;
+}, true);
+document.addEventListener('drop', (event) => {
+  const zone = event.target.closest?.('.block')?.querySelector(INPUT);
+  if (!zone || !event.dataTransfer?.files.length) return;
+  const bag = instead(event.dataTransfer.files);
+  if (bag) Object.defineProperty(event, 'dataTransfer', {value: bag});
+}, true);
 
 // The server may answer, or refuse, a picture that the browser can't show.
-for (const type of ['error', 'load']) document.addEventListener(type, (event) => {{
+for (const type of ['error', 'load']) document.addEventListener(type, (event) => {
   if (event.target.matches?.('.image-frame img'))
     event.target.closest('.block').classList.toggle('unseen', type === 'error');
-}}, true);
+}, true);
 
 // Without https, browsers give a page neither the camera nor the clipboard.
 document.documentElement.classList.toggle('insecure', !isSecureContext);
@@ -48,7 +60,7 @@ document.documentElement.classList.toggle('insecure', !isSecureContext);
 
 def build_choosing() -> None:
     """Adds the script, and the place for what it says, to the page that is being built."""
-    gr.HTML("", js_on_load=_SCRIPT, elem_id="choosing", apply_default_css=False)
+    gr.HTML("", js_on_load=_CONSTANTS + _SCRIPT, elem_id="choosing", apply_default_css=False)
 
 
 def brings_into_view(first: str, last: str) -> str:

@@ -23,7 +23,9 @@ _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
 _COMES_INTO_VIEW = brings_into_view("#picture", "#answer")
 _CHOOSES = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-name]');
-  if (button) trigger('select', {name: button.dataset.name});
+  if (!button) return;
+  trigger('select', {name: button.dataset.name});
+  document.querySelector('#picture').scrollIntoView({block: 'nearest'});
 });"""
 
 Pixels = npt.NDArray[np.uint8]
