@@ -10,7 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from cifar_lit.cifar10 import IMAGE_SIZE
 from cifar_lit.data import jpeg_segments, png_chunks
@@ -32,8 +40,12 @@ photographs 3 got another answer by it, at 128 it were 29, at 64 it were 72."""
 _ADVICE = "Save it again as JPEG or PNG."
 _FIRST_FRAME = "only the first frame of the animation was looked at"
 _MAIN_PICTURE = "only the main picture of the file was looked at; it holds others"
-_PLUGINS = {"WebP": "WEBP", "HEIC": "HEIF"}
-"""Pillow's names of formats, where they differ."""
+_PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -159,7 +171,7 @@ def _load_jpeg(data: bytes, kind: Format) -> _Loaded:
 
 def _load_png(data: bytes, kind: Format) -> _Loaded:
     parts = png_chunks.parse(data, lambda width, height: _check_size(kind, width, height))
-    image: Image.Image = Image.open(io.BytesIO(parts.content), formats=["PNG"])
+    image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(parts.content))
     key = image.info.get("transparency")
     image.load()
     if image.mode == "I;16":
@@ -206,14 +218,16 @@ def _load_heic(data: bytes, kind: Format) -> _Loaded:
             "JPEG.",
             "unsupported",
         ) from error
-    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
-    loaded = _load_other(data, kind)
-    return _Loaded(loaded.image, 1, loaded.profile, loaded.note)  # libheif has turned it
+    pi_heif.options.DECODE_THREADS = 1
+    image = pi_heif.HeifImageFile(io.BytesIO(data))
+    _check_size(kind, *image.size)
+    image.load()  # libheif turns it
+    return _Loaded(image, profile=image.info.get("icc_profile") or b"", note=_note(image, kind))
 
 
 def _load_other(data: bytes, kind: Format) -> _Loaded:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the server's workers may not start any
-    image = Image.open(io.BytesIO(data), formats=[_PLUGINS.get(kind, kind)])
+    image = _PLUGINS[kind](io.BytesIO(data))
     _check_size(kind, *image.size)
     image.load()
     info = image.info

@@ -5,6 +5,7 @@ end marker, and what it reads depends on the data: so it shows by what changes w
 """
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,30 +49,32 @@ def _streamed(jpeg: JPEG, least_side: int) -> Image.Image:
     feeds = [data[: -jpeg.spare], data[-jpeg.spare :] + _LOOKAHEAD, _JUNK + _END]
     image = _opened(data, least_side)
     width, height = image.size
-    last = (0, height - 1, width, height)
-    last_needed = (0, height - 1 - height // _LAST_ROWS, width, height - height // _LAST_ROWS)
-    seen: list[tuple[Pixels, Pixels]] = []
-
-    def look() -> tuple[Pixels, Pixels]:
-        found, needed = (np.asarray(image._new(image.im.crop(box))) for box in (last, last_needed))
-        return found, needed
+    last, needed = ((0, top, width, top + 1) for top in (height - 1, height - 1 - height // _LAST_ROWS))
+    seen: list[Any] = []
 
     def read(read_bytes: int) -> bytes:
-        seen.append(look())
+        if len(feeds) == 2:
+            seen.append(image.im.crop(last))
+        elif len(feeds) == 1:
+            seen.extend((image.im.crop(last), image.im.crop(needed)))
         return feeds.pop(0) if feeds else b""
 
     image.load_read = read  # type: ignore[method-assign]
     image.load()
-    end = look()
-    if len(seen) > 2:
-        _, without_spare, without_end = seen
-        if without_spare[0].any() and np.array_equal(without_spare[0], end[0]):
+    if len(seen) == 3:
+        last_row, needed_row = image.im.crop(last), image.im.crop(needed)
+        if seen[0].getbbox() and _equal(seen[0], last_row):
             raise _too_much()
-        if not np.array_equal(without_end[1], end[1]):
+        if not _equal(seen[2], needed_row):
             raise _cut_off()
-        if not np.array_equal(without_end[0], end[0]):  # no junk in the last rows
+        if not _equal(seen[1], last_row):  # no junk in the last rows
             return _loaded(jpeg.content(), least_side)
     return image
+
+
+def _equal(one: Any, other: Any) -> bool:
+    """Whether two images have the same pixels; Pillow's core images, for which a comparison costs little."""
+    return one.chop_difference(other).getbbox() is None
 
 
 def _check_means(jpeg: JPEG) -> None:
@@ -91,8 +94,7 @@ def _check_rows(plain: Pixels, mixed: Pixels) -> None:
 
 
 def _opened(data: bytes, least_side: int) -> JpegImagePlugin.JpegImageFile:
-    image = Image.open(io.BytesIO(data), formats=["JPEG"])
-    assert isinstance(image, JpegImagePlugin.JpegImageFile)
+    image = JpegImagePlugin.JpegImageFile(io.BytesIO(data))
     image.draft(None, (least_side, least_side))
     return image
 

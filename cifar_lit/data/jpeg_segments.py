@@ -154,7 +154,7 @@ class _Picture:
         return bool(stages) and all(each[0] == 0 and not any(each) for each in stages) and None not in stages[0]
 
     def add(self, marker: int, body: bytes) -> None:
-        if self.is_whole:  # of no use any more
+        if self._scans and self.is_whole:  # of no use any more
             return
         if marker in _FRAMES:
             self._add_frame(marker, body)
