@@ -4,7 +4,6 @@ Pillow decodes, with the plugins of the accepted formats only; the content decid
 """
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -112,10 +111,8 @@ def decode_with_note(data: bytes) -> Decoded:
             "too_large",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged notes and the like; nobody could act on them
-            loaded = _LOADERS.get(kind, _load_other)(data, kind)
-            image = to_rgb(_reduced(loaded.image), loaded.profile)
+        loaded = _LOADERS.get(kind, _load_other)(data, kind)
+        image = to_rgb(_reduced(loaded.image), loaded.profile)
     except (ImageError, MemoryError):
         raise
     except Image.DecompressionBombError as error:

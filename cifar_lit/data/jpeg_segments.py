@@ -50,6 +50,7 @@ class JPEG:
     Attributes:
         width: in pixels.
         height: in pixels.
+        num_components: 1, 3 or 4.
         is_streamed: rows can be decoded as the file comes, and need not wait for its end.
         ended: the file goes on behind the picture, or ends as it should.
         exif: its EXIF block; empty if there is none.
@@ -61,6 +62,7 @@ class JPEG:
 
     width: int
     height: int
+    num_components: int
     is_streamed: bool
     ended: bool
     exif: bytes
@@ -192,7 +194,9 @@ class _Picture:
         exif, xmp = self._notes.get(_EXIF, b""), self._notes.get(_XMP, b"")
         streamed = not self.is_progressive and len(self._scans) == 1
         others = b"MPF\0" in self._notes
-        return JPEG(*self._size, streamed, self.ended, exif, xmp, profile, others, tuple(self._scans))
+        return JPEG(
+            *self._size, len(self._stages), streamed, self.ended, exif, xmp, profile, others, tuple(self._scans)
+        )
 
     def _add_frame(self, marker: int, body: bytes) -> None:
         if self._size is not None:
