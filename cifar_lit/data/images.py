@@ -62,12 +62,28 @@ class Decoded:
     """An image.
 
     Attributes:
-        pixels: uint8 (height, width, 3), RGB, 0..255.
+        image: RGB.
         note: what of the file was not looked at; empty if nothing was left.
     """
 
-    pixels: Pixels
+    image: Image.Image
     note: str = ""
+
+    @property
+    def pixels(self) -> Pixels:
+        """uint8 (height, width, 3), RGB, 0..255."""
+        return np.array(self.image)
+
+    @property
+    def network_pixels(self) -> Pixels:
+        """uint8 (32, 32, 3): the central square, scaled with antialiasing; all of a 32x32 image as it is."""
+        width, height = self.image.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = self.image.crop((left, top, left + side, top + side))
+        if side != IMAGE_SIZE:
+            square = square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.array(square)
 
 
 @dataclass(frozen=True)
@@ -80,12 +96,7 @@ class _Loaded:
     note: str = ""
 
 
-def decode(data: bytes) -> Pixels:
-    """As `decode_with_note`, the pixels alone."""
-    return decode_with_note(data).pixels
-
-
-def decode_with_note(data: bytes) -> Decoded:
+def decode(data: bytes) -> Decoded:
     """Decodes an image file.
 
     Grey and palette become RGB, 16 bits become 8, transparency is laid over white, colours are brought to sRGB, and
@@ -121,25 +132,7 @@ def decode_with_note(data: bytes) -> Decoded:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ImageError(f"the {kind} can't be decoded ({reason}). {_ADVICE}", "malformed") from error
     turn = _TURNS.get(loaded.orientation)
-    return Decoded(np.array(image if turn is None else image.transpose(turn)), loaded.note)
-
-
-def to_network_size(pixels: Pixels) -> Pixels:
-    """Crops the central square and scales it to 32x32 with antialiasing; the identity for a 32x32 image.
-
-    Args:
-        pixels: uint8 (height, width, 3).
-
-    Returns:
-        uint8 (32, 32, 3).
-    """
-    height, width, _ = pixels.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    if side == IMAGE_SIZE:
-        return square
-    return np.array(Image.fromarray(square).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    return Decoded(image if turn is None else image.transpose(turn), loaded.note)
 
 
 def encode_png(pixels: Pixels) -> bytes:

@@ -26,9 +26,10 @@ _RARE = (0xCC, 0xDC, 0xDE, 0xDF)
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
 _EXIF, _XMP, _ICC = b"Exif\0\0", b"http://ns.adobe.com/xap/1.0/\0", b"ICC_PROFILE\0"
 
-_MARKER = re.compile(rb"\xff++([^\x00\xff])", re.DOTALL)
+# A literal first: a repetition there makes the search fifteen times as slow.
+_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
 # Stuffed bytes and restarts are a part of coded data, but not two restarts with nothing in between.
-_END_OF_CODED = re.compile(rb"\xff++(?:[^\x00\xd0-\xd7\xff]|[\xd0-\xd7]\xff[\xd0-\xd7])")
+_END_OF_CODED = re.compile(rb"\xff(?:[^\x00\xd0-\xd7\xff]|[\xd0-\xd7]\xff[\xd0-\xd7])")
 
 
 @dataclass(frozen=True)
