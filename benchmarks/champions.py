@@ -141,7 +141,6 @@ async def broken(server: Server) -> dict[str, Any]:
 
 
 def answers_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[str, float]]:
-    from cifar_lit.data.images import decode
     from cifar_lit.serving.predictor import Predictor
 
     predictor = Predictor.from_version(registry.get(version))
