@@ -144,10 +144,7 @@ def answers_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[st
     from cifar_lit.serving.predictor import Predictor
 
     predictor = Predictor.from_version(registry.get(version))
-    return [
-        predictor.predict(torch.from_numpy(decode(body).network_pixels).unsqueeze(0))[0].probabilities
-        for body in bodies
-    ]
+    return [predictor.predict_bytes(body).probabilities for body in bodies]
 
 
 def add_second(root: Path) -> None:

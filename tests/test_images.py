@@ -42,8 +42,9 @@ from hostile_images import (
 )
 from PIL import Image
 
-from cifar_lit.data import exif, jpeg_warnings
-from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
+from cifar_lit.data import images
+from cifar_lit.data.images import Decoded, decode
+from cifar_lit.data.orientation import orientation
 from cifar_lit.errors import ImageError
 
 

@@ -16,7 +16,7 @@ from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.serving.champion import Champion
@@ -284,7 +284,7 @@ class InProcess:
         pass
 
     async def decode(self, data: bytes) -> Pixels:
-        return to_network_size(decode(data)).numpy()
+        return decode(data).network_pixels
 
 
 @contextlib.contextmanager

@@ -117,8 +117,8 @@ def decode(data: bytes) -> Decoded:
     kind = format_of(data)
     if len(data) > MAX_BYTES:
         raise ImageError(
-            f"the file has more than {MAX_BYTES:,} bytes, which are accepted at most. Make the picture smaller, or "
-            "save it as JPEG.",
+            f"the file has more than {MAX_BYTES:,} bytes, at most {MAX_BYTES >> 20} MiB are accepted. Make the picture "
+            "smaller, or save it as JPEG.",
             "too_large",
         )
     try:
@@ -126,8 +126,6 @@ def decode(data: bytes) -> Decoded:
         image = to_rgb(_reduced(loaded.image), loaded.profile)
     except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the {kind} has too many pixels. Make it smaller.", "too_large") from error
     except Exception as error:  # Pillow's plugins raise whatever the libraries and their own mistakes raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ImageError(f"the {kind} can't be decoded ({reason}). {_ADVICE}", "malformed") from error
@@ -199,6 +197,17 @@ def _webp_size(data: bytes) -> tuple[int, int]:
     return (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)) if name == b"VP8L" else (bits & 0x3FFF, bits >> 16 & 0x3FFF)
 
 
+def _load_gif(data: bytes, kind: Format) -> _Loaded:
+    loaded = _load_other(data, kind)
+    image = loaded.image
+    place = getattr(image, "dispose_extent", None) or (0, 0, *image.size)
+    if place == (0, 0, *image.size):
+        return loaded
+    whole = Image.new("RGBA", image.size)  # the frame is smaller than the image; the rest is transparent
+    whole.paste(image.convert("RGBA").crop(place), place)
+    return _Loaded(whole, note=loaded.note)
+
+
 def _load_heic(data: bytes, kind: Format) -> _Loaded:
     try:
         import pi_heif
@@ -250,5 +259,6 @@ _LOADERS: dict[Format, Callable[[bytes, Format], _Loaded]] = {
     "JPEG": _load_jpeg,
     "PNG": _load_png,
     "WebP": _load_webp,
+    "GIF": _load_gif,
     "HEIC": _load_heic,
 }

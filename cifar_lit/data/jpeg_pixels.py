@@ -15,8 +15,8 @@ from cifar_lit.errors import ImageError
 _CORE: Any = Image.core  # type: ignore[attr-defined]
 _MODES = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}
 """Of a number of components Pillow's mode, and that of the data: Adobe's programs invert CMYK, and all follow them."""
-_LAST_ROWS = 12
-"""At most one of so many rows may be missing, at the lower end."""
+_LAST_ROWS, _BLOCK_ROWS, _LEAST_HEIGHT = 12, 16, 128
+"""At most one of so many rows may be missing, at the lower end, or one row of blocks of an image that is not small."""
 _END = b"\xff\xd9"
 _LOOKAHEAD = b"\xff\0" * 8
 """libjpeg decodes nothing before it has so many bits more. Ones are no code, so few pixels are made of them."""
@@ -43,22 +43,22 @@ def load_jpeg(jpeg: JPEG, least_side: int) -> Image.Image:
     _check_means(jpeg)
     if not jpeg.ended:  # it may have lost details too, which show at full size only
         fine = 1 if jpeg.width * jpeg.height <= _FINE_PIXELS else 2
-        _check_rows(*(_decoded(jpeg, fine, jpeg.content(junk=junk)) for junk in (b"", _JUNK)))
+        _check_rows(*(_decoded(jpeg, fine, jpeg.content(junk=junk)) for junk in (b"", _JUNK)), _spare_rows(jpeg, fine))
     return _decoded(jpeg, scale, jpeg.content())
 
 
 def _streamed(jpeg: JPEG, scale: int) -> Image.Image:
     """Looks at what is there before the last data, and before the end marker."""
     data = jpeg.content(end=b"")
-    feed = _Feed(jpeg, scale)
+    feed, needed_row = _Feed(jpeg, scale), -1 - _spare_rows(jpeg, scale)
     feed(data[: -jpeg.spare])
     early_last = feed.row(-1)
     feed(data[-jpeg.spare :] + _LOOKAHEAD)
-    last, needed = feed.row(-1), feed.row(-1 - feed.image.height // _LAST_ROWS)
+    last, needed = feed.row(-1), feed.row(needed_row)
     feed(_JUNK + _END)
     if early_last.getbbox() and _equal(early_last, feed.row(-1)):
         raise _too_much()
-    if not _equal(needed, feed.row(-1 - feed.image.height // _LAST_ROWS)):
+    if not _equal(needed, feed.row(needed_row)):
         raise _cut_off()
     if not _equal(last, feed.row(-1)):  # no junk in the last rows
         return _decoded(jpeg, scale, jpeg.content())
@@ -68,15 +68,21 @@ def _streamed(jpeg: JPEG, scale: int) -> Image.Image:
 def _check_means(jpeg: JPEG) -> None:
     """Looks at the mean colours of a picture whose rows come at the very end."""
     plain, mixed = (_decoded(jpeg, 8, jpeg.content(means_only=True, junk=junk)) for junk in (b"", _JUNK))
-    _check_rows(plain, mixed)
+    _check_rows(plain, mixed, _spare_rows(jpeg, 8))
     if jpeg.spare >= _LEAST_SPARE:
         short = _decoded(jpeg, 8, jpeg.content(means_only=True, cut=jpeg.spare, junk=_JUNK))
         if _equal(plain.im, short.im):
             raise _too_much()
 
 
-def _check_rows(plain: Image.Image, mixed: Image.Image) -> None:
-    box = (0, 0, plain.width, plain.height - plain.height // _LAST_ROWS)
+def _spare_rows(jpeg: JPEG, scale: int) -> int:
+    """Rows at the lower end, of an image of a part of its size, that may be missing."""
+    block = _BLOCK_ROWS if jpeg.height >= _LEAST_HEIGHT else 0
+    return max(jpeg.height // _LAST_ROWS, block) // scale
+
+
+def _check_rows(plain: Image.Image, mixed: Image.Image, num_spare: int) -> None:
+    box = (0, 0, plain.width, plain.height - num_spare)
     if not _equal(plain.im.crop(box), mixed.im.crop(box)):
         raise _cut_off()
 

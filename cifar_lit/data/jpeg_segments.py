@@ -157,13 +157,13 @@ class _Picture:
         return bool(stages) and all(each[0] == 0 and not any(each) for each in stages) and None not in stages[0]
 
     def add(self, marker: int, body: bytes) -> None:
-        if self._scans and self.is_whole:  # of no use any more
-            return
         if marker in _FRAMES:
             self._add_frame(marker, body)
-        elif marker in _RARE:
+        elif self._scans and self.is_whole:  # of no use any more
+            return
+        if marker in _RARE:
             raise ImageError(f"the JPEG has a part (marker {marker:02X}) that is not read. {_ADVICE}", "malformed")
-        elif marker == 0xE2 and body.startswith(_ICC):
+        if marker == 0xE2 and body.startswith(_ICC):
             self._profile[body[12] if len(body) > 12 else 0] = body[14:]
         for start in (_EXIF, _XMP, b"MPF\0"):
             if 0xE1 <= marker <= 0xE2 and body.startswith(start):
