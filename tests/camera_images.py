@@ -16,7 +16,7 @@ from PIL import Image, ImageCms
 
 TOLERANCE = 6.0
 
-H, W = 144, 200
+H, W = 240, 320
 _y, _x = np.mgrid[0:H, 0:W].astype(float)
 _WAVES = np.stack(
     [128 + 100 * np.sin(_x / 30) * np.cos(_y / 24), 60 + 150 * _y / H + 20 * np.sin(_x / 7), 200 - 160 * _x / W], -1
@@ -218,7 +218,7 @@ def alike_16() -> bytes:
 
 
 def large_png() -> bytes:
-    return encoded(IMAGE.resize((4_000, 2_880), Image.Resampling.BICUBIC), compress_level=1)
+    return encoded(IMAGE.resize((2_000, 1_500), Image.Resampling.BICUBIC), compress_level=1)
 
 
 # BMP, GIF, WebP, AVIF, HEIC
@@ -261,7 +261,7 @@ def with_next(image: Image.Image, kind: str, **options: object) -> bytes:
     return encoded(image, kind, save_all=True, append_images=[following], **options)
 
 
-def heic(image: Image.Image = IMAGE, **options: object) -> bytes:
+def heic(image: Image.Image = IMAGE.reduce(2), **options: object) -> bytes:
     import pillow_heif
 
     pillow_heif.register_heif_opener()

@@ -185,7 +185,7 @@ RESTARTS = encoded(NOISE_IMAGE, "JPEG", restart_marker_blocks=1)
 WEBP, LOSSLESS = encoded(RAMP_IMAGE, "WEBP"), encoded(RAMP_IMAGE, "WEBP", lossless=True)
 ALPHA_WEBP = encoded(Image.fromarray(np.dstack([RAMP, GREY])), "WEBP")
 _PHOTO = Image.fromarray(np.random.default_rng(2).integers(0, 256, (96, 128, 3), dtype=np.uint8))
-PHOTO_PROGRESSIVE = encoded(_PHOTO, "JPEG", progressive=True)
+PHOTO, PHOTO_PROGRESSIVE = encoded(_PHOTO, "JPEG"), encoded(_PHOTO, "JPEG", progressive=True)
 _WHOLE = len(PNG) - 16
 """Bytes of the PNG up to the end of its pixels."""
 _SVG = b'<?xml version="1.0"?>\n<!-- Made by hand -->\n<!DOCTYPE svg PUBLIC "-//W3C//DTD SVG 1.1//EN" "">\n<svg/>'

@@ -189,7 +189,7 @@ def _load_webp(data: bytes, kind: Format) -> _Loaded:
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Width and height as the first chunk claims them; to open a WebP is to allocate it."""
     name, head = data[12:16], data[20:30]
-    if len(head) < 10 or name not in (b"VP8 ", b"VP8L", b"VP8X"):
+    if len(head) < (5 if name == b"VP8L" else 10) or name not in (b"VP8 ", b"VP8L", b"VP8X"):
         raise ImageError(f"the WebP ends inside its header, or it is not valid. {_ADVICE}", "malformed")
     if name == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")

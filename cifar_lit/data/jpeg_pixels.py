@@ -15,12 +15,14 @@ from cifar_lit.errors import ImageError
 _CORE: Any = Image.core  # type: ignore[attr-defined]
 _MODES = {1: ("L", "L"), 3: ("RGB", "RGB"), 4: ("CMYK", "CMYK;I")}
 """Of a number of components Pillow's mode, and that of the data: Adobe's programs invert CMYK, and all follow them."""
-_LAST_ROWS, _BLOCK_ROWS, _LEAST_HEIGHT = 12, 16, 128
-"""At most one of so many rows may be missing, at the lower end, or one row of blocks of an image that is not small."""
+_LAST_ROWS = 12
+"""At most one of so many rows may be missing, at the lower end."""
 _END = b"\xff\xd9"
 _LOOKAHEAD = b"\xff\0" * 8
 """libjpeg decodes nothing before it has so many bits more. Ones are no code, so few pixels are made of them."""
-_JUNK = bytes.fromhex("5ac3961e78a5d23b4d87b05f29e16c94") * 64
+_NOISE = bytes.fromhex("5ac3961e78a5d23b4d87b05f29e16c94") * 16
+_JUNK = b"".join(_NOISE + bytes([0xFF, marker]) for marker in range(0xD0, 0xD8)) + _NOISE
+"""With restart markers: a decoder that waits for one passes over all else."""
 _FINE_PIXELS = 16_000_000
 _LEAST_SPARE = 64
 _ADVICE = "Send the whole file again, or save the picture again."
@@ -39,18 +41,23 @@ def load_jpeg(jpeg: JPEG, least_side: int) -> Image.Image:
     part = min(jpeg.width, jpeg.height) // least_side
     scale = next(scale for scale in (8, 4, 2, 1) if scale <= max(1, part))
     if jpeg.is_streamed:
-        return _streamed(jpeg, scale)
-    _check_means(jpeg)
-    if not jpeg.ended:  # it may have lost details too, which show at full size only
-        fine = 1 if jpeg.width * jpeg.height <= _FINE_PIXELS else 2
-        _check_rows(*(_decoded(jpeg, fine, jpeg.content(junk=junk)) for junk in (b"", _JUNK)), _spare_rows(jpeg, fine))
+        image = _streamed(jpeg, scale)
+        if jpeg.ended:
+            return image
+    else:
+        _check_means(jpeg)
+    if not jpeg.ended:  # a progressive one may have lost details too, which show at full size only
+        fine = scale if jpeg.is_streamed else 1 if jpeg.width * jpeg.height <= _FINE_PIXELS else 2
+        plain, mixed = (_decoded(jpeg, fine, jpeg.content(junk=junk)) for junk in (b"", _JUNK))
+        _check_rows(plain, mixed)
     return _decoded(jpeg, scale, jpeg.content())
 
 
 def _streamed(jpeg: JPEG, scale: int) -> Image.Image:
     """Looks at what is there before the last data, and before the end marker."""
     data = jpeg.content(end=b"")
-    feed, needed_row = _Feed(jpeg, scale), -1 - _spare_rows(jpeg, scale)
+    feed = _Feed(jpeg, scale)
+    needed_row = -1 - feed.image.height // _LAST_ROWS
     feed(data[: -jpeg.spare])
     early_last = feed.row(-1)
     feed(data[-jpeg.spare :] + _LOOKAHEAD)
@@ -68,21 +75,15 @@ def _streamed(jpeg: JPEG, scale: int) -> Image.Image:
 def _check_means(jpeg: JPEG) -> None:
     """Looks at the mean colours of a picture whose rows come at the very end."""
     plain, mixed = (_decoded(jpeg, 8, jpeg.content(means_only=True, junk=junk)) for junk in (b"", _JUNK))
-    _check_rows(plain, mixed, _spare_rows(jpeg, 8))
+    _check_rows(plain, mixed)
     if jpeg.spare >= _LEAST_SPARE:
         short = _decoded(jpeg, 8, jpeg.content(means_only=True, cut=jpeg.spare, junk=_JUNK))
         if _equal(plain.im, short.im):
             raise _too_much()
 
 
-def _spare_rows(jpeg: JPEG, scale: int) -> int:
-    """Rows at the lower end, of an image of a part of its size, that may be missing."""
-    block = _BLOCK_ROWS if jpeg.height >= _LEAST_HEIGHT else 0
-    return max(jpeg.height // _LAST_ROWS, block) // scale
-
-
-def _check_rows(plain: Image.Image, mixed: Image.Image, num_spare: int) -> None:
-    box = (0, 0, plain.width, plain.height - num_spare)
+def _check_rows(plain: Image.Image, mixed: Image.Image) -> None:
+    box = (0, 0, plain.width, plain.height - plain.height // _LAST_ROWS)
     if not _equal(plain.im.crop(box), mixed.im.crop(box)):
         raise _cut_off()
 
