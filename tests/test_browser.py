@@ -121,7 +121,7 @@ def test_an_upload_is_answered_and_can_be_taken_away(
 
 def test_a_picture_can_be_pasted(visit: Callable[..., Visit], predictors: dict[str, Predictor]) -> None:
     page = visit().page
-    picture = png(torch.from_numpy(decode(CAT.read_bytes())))
+    picture = png(torch.from_numpy(decode(CAT.read_bytes()).pixels))
     page.evaluate(
         """async (data) => {
           const blob = await (await fetch(`data:image/png;base64,${data}`)).blob();

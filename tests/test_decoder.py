@@ -20,7 +20,7 @@ import uvloop
 from hostile_images import GOOD, HOSTILE, JPEG, PNG, WEBP, content_of, encoded, png
 from PIL import Image
 
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.errors import ImageError, SettingError
 from cifar_lit.serving import decode_zygote
 from cifar_lit.serving import decoder as decoder_module
@@ -71,7 +71,7 @@ def tight() -> Iterator[Running]:
 
 def here(data: bytes) -> np.ndarray:
     """What decoding in this process gives."""
-    return to_network_size(decode(data)).numpy()
+    return decode(data).network_pixels
 
 
 def picture(number: int) -> bytes:

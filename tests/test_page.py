@@ -26,7 +26,7 @@ from servers import serving
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
+from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.errors import ImageError
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.registry.registry import Registry
@@ -90,7 +90,7 @@ def uploaded(url: str, name: str, content: bytes) -> dict[str, Any]:
 
 def pictures(html: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [decode(base64.b64decode(each)) for each in found]
+    return [decode(base64.b64decode(each)).pixels for each in found]
 
 
 def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predictor: Predictor):
@@ -216,7 +216,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
     for name, probability in expected.probabilities.items():
         assert re.search(f">{name}</th>.*>{100 * probability:.1f} %</td>", verdict)
     saw, looked = pictures(details)
-    pixels = to_network_size(decode(data))
+    pixels = decode(data).network_pixels
     assert np.array_equal(saw, pixels)
     assert np.array_equal(looked, shown.spotlight(pixels, predictor.heat_map(pixels, expected.prediction)))
     assert expected.version in details
@@ -255,7 +255,7 @@ def test_an_example_that_is_chosen_becomes_the_picture(url: str):
     for example in load_examples():
         (picture,) = run_event(url, "_chosen", [], event_data={"name": example.name})
         content = httpx.get(f"{url}/gradio_api/file={picture['path']}").content
-        assert np.array_equal(decode(content), example.pixels)
+        assert np.array_equal(decode(content).pixels, example.pixels)
     assert run_event(url, "_chosen", [], event_data={"name": "../cat"}) == [None]
 
 
@@ -402,7 +402,7 @@ def test_real_images_have_the_probabilities_of_the_test_loop():
     if not root.is_dir():
         pytest.skip("CIFAR_LIT_DATA names no image folder")
     paths = [path for name in CLASS_NAMES for path in sorted((root / name).iterdir())[:100]]
-    images = torch.stack([torch.from_numpy(decode(path.read_bytes())) for path in paths])
+    images = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in paths])
     labels = torch.arange(10).repeat_interleave(100)
     network = load_network(Registry(CHECKPOINTS).get("v0001"))
     expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().softmax(1)

@@ -16,10 +16,11 @@ from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
-from cifar_lit.data.images import Decoded, decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.serving.champion import Champion
+from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
 from cifar_lit.serving.metrics import Metrics
@@ -283,8 +284,8 @@ class InProcess:
     async def close(self) -> None:
         pass
 
-    async def decode(self, data: bytes) -> Decoded:
-        return Decoded(to_network_size(decode(data)))
+    async def decode(self, data: bytes) -> NetworkImage:
+        return NetworkImage(decode(data).network_pixels, "")
 
 
 @contextlib.contextmanager

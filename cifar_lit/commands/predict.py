@@ -18,7 +18,6 @@ from cifar_lit.commands.options import add_from, add_registry, registry_of
 from cifar_lit.data import pixels
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
-from cifar_lit.data.images import to_network_size
 from cifar_lit.errors import DataError, ImageError, NpzError
 from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
@@ -111,7 +110,7 @@ def _images(files: Sequence[Path], left: list[Skipped]) -> Iterator[tuple[Path, 
                 yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(pixels.read(path)))
             else:
                 decoded = read_image(path)
-                yield path, torch.from_numpy(to_network_size(decoded.pixels)), decoded.note
+                yield path, torch.from_numpy(decoded.network_pixels), decoded.note
         except NpzError as error:
             left.append(Skipped(path, "npz without images", str(error).removeprefix(f"{path}: ")))
         except (ImageError, OSError) as error:

@@ -27,7 +27,7 @@ def to_rgb(image: Image.Image, profile: bytes = b"") -> Image.Image:
         colours = image.convert(image.mode.removesuffix("A")) if alpha else image
         image = _in_srgb(colours, profile)
     if alpha is None:
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")
     flat = Image.new("RGB", image.size, BACKGROUND)
     flat.paste(image.convert("RGB"), mask=alpha)
     return flat

@@ -88,7 +88,7 @@ def _picture(path: Path) -> torch.Tensor:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != path.stem:
             raise DataError(f"{path}: the content has another SHA-256 than its name: it was changed. {advice}")
-        image = decode(data)
+        image = decode(data).pixels
     except (ImageError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} can't be read: {reason} {advice}") from error

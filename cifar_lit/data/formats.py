@@ -27,7 +27,8 @@ _OTHERS = (
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "a JPEG XL"),
     (rb"%PDF", "a PDF"),
     (rb"8BP[SB]", "a Photoshop file (PSD)"),
-    (rb"\0\0[\x01\x02]\0", "an icon (ICO or CUR)"),
+    (rb"\0\0[\x01\x02]\0[^\0]", "an icon (ICO or CUR)"),
+    (rb"\0\0[\x02\x0a]\0{5}", "a TGA"),
     (rb"icns", "an icon (ICNS)"),
     (rb"%!PS|\xc5\xd0\xd3\xc6", "a PostScript file (EPS)"),
     (rb"SIMPLE  =", "a FITS"),
@@ -54,7 +55,7 @@ _OTHERS = (
     (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf|Rar!|\x28\xb5\x2f\xfd", "a compressed archive"),
     (rb"\x93NUMPY", "a NumPy array"),
     (rb"\x89HDF", "an HDF5 file"),
-    (rb"(?i)(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE\s+svg[^>]*>\s*)*<svg[\s>]", "an SVG"),
+    (rb"(?i)(?:\xef\xbb\xbf)?\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*|<!DOCTYPE\s+svg[^>]*>\s*)*<svg[\s/>]", "an SVG"),
     (rb"(?i)(?:\xef\xbb\xbf)?\s*<(?:!doctype\s+html|html|head|body)", "an HTML page"),
     (rb"(?:\xef\xbb\xbf)?\s*<\?xml", "an XML file"),
 )

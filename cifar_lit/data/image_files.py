@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_lit.data.formats import format_of, name_of
-from cifar_lit.data.images import MAX_BYTES, Decoded, decode_with_note
+from cifar_lit.data.images import MAX_BYTES, Decoded, decode
 from cifar_lit.errors import ImageError
 
 _HEAD_BYTES = 4096
@@ -52,7 +52,7 @@ def read_image(path: Path) -> Decoded:
     """Decodes an image file, whatever its name.
 
     Raises:
-        ImageError: see `decode_with_note`.
+        ImageError: see `decode`.
         OSError: it can't be read.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # a pipe would be waited for without end
@@ -61,7 +61,7 @@ def read_image(path: Path) -> Decoded:
             raise OSError(0, "it is no file", str(path))
         head = file.read(_HEAD_BYTES)
         format_of(head)
-        return decode_with_note(head + file.read(MAX_BYTES + 1 - len(head)))
+        return decode(head + file.read(MAX_BYTES + 1 - len(head)))
 
 
 def skipped(path: Path, error: ImageError | OSError) -> Skipped:

@@ -9,7 +9,6 @@ from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import to_network_size
 from cifar_lit.errors import DataError, ImageError
 
 
@@ -68,7 +67,7 @@ def read_pictures(folder: Path, max_images: int) -> tuple[ImageSet, list[Skipped
     images, labels, left = [], [], []
     for path in files:
         try:
-            pixels = to_network_size(read_image(path).pixels)
+            pixels = read_image(path).network_pixels
         except (ImageError, OSError) as error:
             left.append(skipped(path, error))
             continue

@@ -4,13 +4,20 @@ Pillow decodes, with the plugins of the accepted formats only; the content decid
 """
 
 import io
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image
+from PIL import (
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    PngImagePlugin,
+    WebPImagePlugin,
+)
 
 from cifar_lit.cifar10 import IMAGE_SIZE
 from cifar_lit.data import jpeg_segments, png_chunks
@@ -32,8 +39,12 @@ photographs 3 got another answer by it, at 128 it were 29, at 64 it were 72."""
 _ADVICE = "Save it again as JPEG or PNG."
 _FIRST_FRAME = "only the first frame of the animation was looked at"
 _MAIN_PICTURE = "only the main picture of the file was looked at; it holds others"
-_PLUGINS = {"WebP": "WEBP", "HEIC": "HEIF"}
-"""Pillow's names of formats, where they differ."""
+_PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
+    "WebP": WebPImagePlugin.WebPImageFile,
+    "GIF": GifImagePlugin.GifImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+    "AVIF": AvifImagePlugin.AvifImageFile,
+}
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -51,12 +62,28 @@ class Decoded:
     """An image.
 
     Attributes:
-        pixels: uint8 (height, width, 3), RGB, 0..255.
+        image: RGB.
         note: what of the file was not looked at; empty if nothing was left.
     """
 
-    pixels: Pixels
+    image: Image.Image
     note: str = ""
+
+    @property
+    def pixels(self) -> Pixels:
+        """uint8 (height, width, 3), RGB, 0..255."""
+        return np.array(self.image)
+
+    @property
+    def network_pixels(self) -> Pixels:
+        """uint8 (32, 32, 3): the central square, scaled with antialiasing; all of a 32x32 image as it is."""
+        width, height = self.image.size
+        side = min(width, height)
+        left, top = (width - side) // 2, (height - side) // 2
+        square = self.image.crop((left, top, left + side, top + side))
+        if side != IMAGE_SIZE:
+            square = square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+        return np.array(square)
 
 
 @dataclass(frozen=True)
@@ -69,12 +96,7 @@ class _Loaded:
     note: str = ""
 
 
-def decode(data: bytes) -> Pixels:
-    """As `decode_with_note`, the pixels alone."""
-    return decode_with_note(data).pixels
-
-
-def decode_with_note(data: bytes) -> Decoded:
+def decode(data: bytes) -> Decoded:
     """Decodes an image file.
 
     Grey and palette become RGB, 16 bits become 8, transparency is laid over white, colours are brought to sRGB, and
@@ -95,42 +117,20 @@ def decode_with_note(data: bytes) -> Decoded:
     kind = format_of(data)
     if len(data) > MAX_BYTES:
         raise ImageError(
-            f"the file has more than {MAX_BYTES:,} bytes, which are accepted at most. Make the picture smaller, or "
-            "save it as JPEG.",
+            f"the file has more than {MAX_BYTES:,} bytes, at most {MAX_BYTES >> 20} MiB are accepted. Make the picture "
+            "smaller, or save it as JPEG.",
             "too_large",
         )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of damaged notes and the like; nobody could act on them
-            loaded = _LOADERS.get(kind, _load_other)(data, kind)
-            image = to_rgb(_reduced(loaded.image), loaded.profile)
+        loaded = _LOADERS.get(kind, _load_other)(data, kind)
+        image = to_rgb(_reduced(loaded.image), loaded.profile)
     except (ImageError, MemoryError):
         raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(f"the {kind} has too many pixels. Make it smaller.", "too_large") from error
     except Exception as error:  # Pillow's plugins raise whatever the libraries and their own mistakes raise
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ImageError(f"the {kind} can't be decoded ({reason}). {_ADVICE}", "malformed") from error
     turn = _TURNS.get(loaded.orientation)
-    return Decoded(np.array(image if turn is None else image.transpose(turn)), loaded.note)
-
-
-def to_network_size(pixels: Pixels) -> Pixels:
-    """Crops the central square and scales it to 32x32 with antialiasing; the identity for a 32x32 image.
-
-    Args:
-        pixels: uint8 (height, width, 3).
-
-    Returns:
-        uint8 (32, 32, 3).
-    """
-    height, width, _ = pixels.shape
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = np.ascontiguousarray(pixels[top : top + side, left : left + side])
-    if side == IMAGE_SIZE:
-        return square
-    return np.array(Image.fromarray(square).resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR))
+    return Decoded(image if turn is None else image.transpose(turn), loaded.note)
 
 
 def encode_png(pixels: Pixels) -> bytes:
@@ -159,7 +159,7 @@ def _load_jpeg(data: bytes, kind: Format) -> _Loaded:
 
 def _load_png(data: bytes, kind: Format) -> _Loaded:
     parts = png_chunks.parse(data, lambda width, height: _check_size(kind, width, height))
-    image: Image.Image = Image.open(io.BytesIO(parts.content), formats=["PNG"])
+    image: Image.Image = PngImagePlugin.PngImageFile(io.BytesIO(parts.content))
     key = image.info.get("transparency")
     image.load()
     if image.mode == "I;16":
@@ -189,12 +189,23 @@ def _load_webp(data: bytes, kind: Format) -> _Loaded:
 def _webp_size(data: bytes) -> tuple[int, int]:
     """Width and height as the first chunk claims them; to open a WebP is to allocate it."""
     name, head = data[12:16], data[20:30]
-    if len(head) < 10 or name not in (b"VP8 ", b"VP8L", b"VP8X"):
+    if len(head) < (5 if name == b"VP8L" else 10) or name not in (b"VP8 ", b"VP8L", b"VP8X"):
         raise ImageError(f"the WebP ends inside its header, or it is not valid. {_ADVICE}", "malformed")
     if name == b"VP8X":
         return 1 + int.from_bytes(head[4:7], "little"), 1 + int.from_bytes(head[7:10], "little")
     bits = int.from_bytes(head[1:5] if name == b"VP8L" else head[6:10], "little")
     return (1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)) if name == b"VP8L" else (bits & 0x3FFF, bits >> 16 & 0x3FFF)
+
+
+def _load_gif(data: bytes, kind: Format) -> _Loaded:
+    loaded = _load_other(data, kind)
+    image = loaded.image
+    place = getattr(image, "dispose_extent", None) or (0, 0, *image.size)
+    if place == (0, 0, *image.size):
+        return loaded
+    whole = Image.new("RGBA", image.size)  # the frame is smaller than the image; the rest is transparent
+    whole.paste(image.convert("RGBA").crop(place), place)
+    return _Loaded(whole, note=loaded.note)
 
 
 def _load_heic(data: bytes, kind: Format) -> _Loaded:
@@ -206,14 +217,16 @@ def _load_heic(data: bytes, kind: Format) -> _Loaded:
             "JPEG.",
             "unsupported",
         ) from error
-    pi_heif.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
-    loaded = _load_other(data, kind)
-    return _Loaded(loaded.image, 1, loaded.profile, loaded.note)  # libheif has turned it
+    pi_heif.options.DECODE_THREADS = 1
+    image = pi_heif.HeifImageFile(io.BytesIO(data))
+    _check_size(kind, *image.size)
+    image.load()  # libheif turns it
+    return _Loaded(image, profile=image.info.get("icc_profile") or b"", note=_note(image, kind))
 
 
 def _load_other(data: bytes, kind: Format) -> _Loaded:
     AvifImagePlugin.DEFAULT_MAX_THREADS = 1  # the server's workers may not start any
-    image = Image.open(io.BytesIO(data), formats=[_PLUGINS.get(kind, kind)])
+    image = _PLUGINS[kind](io.BytesIO(data))
     _check_size(kind, *image.size)
     image.load()
     info = image.info
@@ -246,5 +259,6 @@ _LOADERS: dict[Format, Callable[[bytes, Format], _Loaded]] = {
     "JPEG": _load_jpeg,
     "PNG": _load_png,
     "WebP": _load_webp,
+    "GIF": _load_gif,
     "HEIC": _load_heic,
 }

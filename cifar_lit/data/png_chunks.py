@@ -69,8 +69,10 @@ def parse(data: bytes, check_size: Callable[[int, int], None]) -> PNG:
             break
         if name == b"IDAT":  # their own checksum tells whether they are whole
             pixels.append(body)
+        elif name == b"IHDR":
+            raise ImageError(f"the PNG has two headers, expected one. {_ADVICE}", "malformed")
         elif name == b"PLTE" and not pixels:
-            if not sound:
+            if not sound or length % 3 or not length:
                 raise ImageError(f"the PNG's palette is damaged. {_ADVICE}", "malformed")
             palette = palette or body
         elif not name[0] & 0x20 and name not in _CRITICAL:

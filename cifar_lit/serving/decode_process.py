@@ -10,11 +10,12 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, IMAGE_SIZE
-from cifar_lit.data.images import Decoded
 from cifar_lit.errors import ImageError
 from cifar_lit.serving import decode_worker
 from cifar_lit.serving.decode_worker import ANSWER, FAULTS, LAST, PIXELS, READY, REFUSED, REQUEST, UNEXPECTED
@@ -31,10 +32,22 @@ _MAX_CONTENT = _NUM_VALUES + decode_worker.MAX_TEXT
 _log = logging.getLogger(__name__)
 
 
+class NetworkImage(NamedTuple):
+    """An image as a network sees it.
+
+    Attributes:
+        pixels: uint8 (32, 32, 3), RGB, 0..255.
+        note: what of the file was not looked at; empty if nothing was left.
+    """
+
+    pixels: NDArray[np.uint8]
+    note: str
+
+
 @dataclass(eq=False, slots=True)
 class Job:
     data: bytes
-    pixels: "asyncio.Future[Decoded]"
+    pixels: "asyncio.Future[NetworkImage]"
     suspected: bool = False
     """A worker died that had it and others, perhaps over it: it is tried once more, alone."""
 
@@ -259,7 +272,7 @@ def _settle(job: Job, kind: int, content: bytearray) -> None:
     """Passes an answer on to the caller, who is still there."""
     if kind == PIXELS:
         pixels = np.frombuffer(content, np.uint8, _NUM_VALUES).reshape(IMAGE_SHAPE)
-        job.pixels.set_result(Decoded(pixels, content[_NUM_VALUES:].decode()))
+        job.pixels.set_result(NetworkImage(pixels, content[_NUM_VALUES:].decode()))
     elif kind == UNEXPECTED:
         _log.warning("decoding %d bytes failed unexpectedly: %r", len(job.data), content.decode(errors="replace"))
         job.fail(ImageError(f"the picture can't be decoded. {_ADVICE}", "malformed"))

@@ -18,7 +18,7 @@ from typing import get_args
 
 from PIL import Image
 
-from cifar_lit.data.images import decode_with_note, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.errors import Fault, ImageError
 
 COMMAND = struct.Struct("<BQ")
@@ -81,9 +81,9 @@ def _warm_up() -> None:
     for kind in ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF"):
         buffer = io.BytesIO()
         Image.new("RGB", (64, 48)).save(buffer, kind)
-        to_network_size(decode_with_note(buffer.getvalue()).pixels)
+        decode(buffer.getvalue()).network_pixels  # noqa: B018
     with contextlib.suppress(ImageError):
-        decode_with_note(_HEIC)
+        decode(_HEIC)
 
 
 def _fork() -> int:
@@ -206,8 +206,8 @@ class _Files:
 def _answer(data: bytes, memory_bytes: int) -> tuple[int, bytes]:
     """Kind and bytes of the answer to a file."""
     try:
-        decoded = decode_with_note(data)
-        return PIXELS, to_network_size(decoded.pixels).tobytes() + decoded.note.encode()
+        decoded = decode(data)
+        return PIXELS, decoded.network_pixels.tobytes() + decoded.note.encode()
     except Exception as error:
         if _is_out_of_memory(error):
             text = f"decoding the picture takes more than {memory_bytes >> 20} MiB of memory. Make it smaller."

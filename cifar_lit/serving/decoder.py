@@ -10,9 +10,8 @@ import time
 from collections import deque
 from contextlib import suppress
 
-from cifar_lit.data.images import Decoded
 from cifar_lit.errors import ImageError, SettingError
-from cifar_lit.serving.decode_process import Job, Worker
+from cifar_lit.serving.decode_process import Job, NetworkImage, Worker
 from cifar_lit.serving.decode_zygote import STILLBORN, Zygote
 
 _START_S = 60.0
@@ -87,11 +86,11 @@ class Decoder:
         if zygote is not None:
             await zygote.close()
 
-    async def decode(self, data: bytes) -> Decoded:
+    async def decode(self, data: bytes) -> NetworkImage:
         """Decodes an image file, as soon as a worker has room for it.
 
         Returns:
-            Its pixels, uint8 (32, 32, 3), RGB, the caller's own, and the decoder's note.
+            The image; its pixels are the caller's own.
 
         Raises:
             ImageError: it is no picture that is accepted, takes too much time or memory, or crashed its worker.
