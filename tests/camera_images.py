@@ -23,6 +23,7 @@ _WAVES = np.stack(
 )
 RGB = np.clip(_WAVES + np.random.default_rng(0).normal(0, 6, (H, W, 3)), 0, 255).astype(np.uint8)
 IMAGE = Image.fromarray(RGB)
+_SMALL = IMAGE.reduce(2)
 GREY = np.maximum(np.asarray(IMAGE.convert("L")), 1)
 LEFT = np.arange(W) < W // 2
 _MARKED = np.where(LEFT[None, :, None], (255, 0, 255), RGB | (0, 1, 0)).astype(np.uint8)
@@ -261,7 +262,7 @@ def with_next(image: Image.Image, kind: str, **options: object) -> bytes:
     return encoded(image, kind, save_all=True, append_images=[following], **options)
 
 
-def heic(image: Image.Image = IMAGE.reduce(2), **options: object) -> bytes:
+def heic(image: Image.Image = _SMALL, **options: object) -> bytes:
     import pillow_heif
 
     pillow_heif.register_heif_opener()
