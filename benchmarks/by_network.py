@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 
@@ -22,7 +22,7 @@ class ByNetwork:
 
     def decode(self, data: bytes) -> Tensor:
         """uint8 (32, 32, 3), by the server's own decoding."""
-        return to_network_size(decode(data))
+        return torch.from_numpy(decode(data).network_pixels)
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[dict[str, Any]]:

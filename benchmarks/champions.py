@@ -141,11 +141,10 @@ async def broken(server: Server) -> dict[str, Any]:
 
 
 def answers_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[str, float]]:
-    from cifar_lit.data.images import decode, to_network_size
     from cifar_lit.serving.predictor import Predictor
 
     predictor = Predictor.from_version(registry.get(version))
-    return [predictor.predict(to_network_size(decode(body)).unsqueeze(0))[0].probabilities for body in bodies]
+    return [predictor.predict_bytes(body).probabilities for body in bodies]
 
 
 def add_second(root: Path) -> None:

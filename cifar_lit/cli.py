@@ -42,6 +42,9 @@ def main(args: Sequence[str] | None = None) -> int:
     except CifarLitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except FileNotFoundError as error:
+        print(f"error: {error.filename or error}: there is no such file. Name one that exists.", file=sys.stderr)
+        return 2
     except OSError as error:
         path = error.filename2 or error.filename
         place = f"{path}: " if path else ""

@@ -33,7 +33,8 @@ SHORT_MS = 30_000
 LONG_MS = 180_000
 """Until a fine-tuning has ended, on busy cores."""
 WIDTHS = (1280, 390)
-_HEIGHTS = {1280: 900, 390: 844}
+_HEIGHTS = {1280: 1000, 390: 844, 844: 390, 360: 640}
+"""A computer; a phone upright and turned; a small one."""
 
 expect.set_options(timeout=SHORT_MS)
 
@@ -99,6 +100,11 @@ class Visit:
         """Waits until no request is under way but those that last as long as the page."""
         while any("/heartbeat/" not in each.url for each in self._under_way):
             self.page.wait_for_event("requestfinished")
+
+    def slow_down(self, bytes_per_s: int) -> None:
+        """Sends no faster from now on."""
+        speed = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": bytes_per_s}
+        self.context.new_cdp_session(self.page).send("Network.emulateNetworkConditions", speed)
 
     def close(self) -> None:
         """Ends the visit; what is broken off by that is no problem."""

@@ -145,13 +145,9 @@ def test_the_epoch_of_the_highest_accuracy_is_kept_where_accuracy_is_monitored(t
     assert best.best_epoch == accuracies.index(max(accuracies))
 
 
-def test_a_metric_that_is_not_there_is_refused_with_those_that_are(tmp_path: Path):
-    classifier, data = make()
-    trainer = pl.Trainer(
-        accelerator="cpu", max_epochs=1, logger=False, callbacks=[BestCheckpoint("val/auc", dirpath=str(tmp_path))]
-    )
-    with pytest.raises(SettingError, match=r"best.monitor is 'val/auc', expected one of: .*val/acc.*val/loss"):
-        trainer.fit(classifier, data)
+def test_a_metric_that_is_not_there_is_refused_with_those_that_are():
+    with pytest.raises(SettingError, match=r"best.monitor is 'val/auc', expected one of: .*val/loss, val/acc"):
+        BestCheckpoint("val/auc")
 
 
 class CountWrites(Callback):

@@ -13,15 +13,17 @@ pytest.importorskip("playwright", reason="playwright is not installed")
 
 from browser import LONG_MS, PASSWORD, WIDTHS, Visit, chromium, launched, png
 from finetuning import DRAWN, QUICK
+from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Locator, Page, TimeoutError, expect
 from servers import serving
 from test_teaching import mistaken
 
-from cifar_lit.data.images import decode
+from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.login import SIGN_IN
 from cifar_lit.serving.page.answer import percent
 from cifar_lit.serving.page.examples import load_examples
+from cifar_lit.serving.page.uploads import TOO_LARGE
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 pytestmark = pytest.mark.skipif(
@@ -119,7 +121,7 @@ def test_an_upload_is_answered_and_can_be_taken_away(
 
 def test_a_picture_can_be_pasted(visit: Callable[..., Visit], predictors: dict[str, Predictor]) -> None:
     page = visit().page
-    picture = png(decode(CAT.read_bytes()))
+    picture = png(torch.from_numpy(decode(CAT.read_bytes()).pixels))
     page.evaluate(
         """async (data) => {
           const blob = await (await fetch(`data:image/png;base64,${data}`)).blob();
@@ -158,14 +160,170 @@ def test_several_pictures_are_answered_and_a_bad_one_fails_alone(
 ) -> None:
     page = visit().page
     bad = tmp_path / "bad.png"
-    bad.write_bytes(b"GIF89a not one of ours")
+    bad.write_bytes(b"II*\0 not one of ours")
     page.get_by_role("button", name="Several pictures at once").click()
     choose(page, "pictures", CAT, bad)
     found = predictors["v0001"].predict_bytes(CAT.read_bytes())
     rows = page.locator("#answers tbody tr")
     expect(rows).to_have_count(2)
     expect(rows.nth(0)).to_contain_text(f"cat.jpg{found.prediction} {percent(found.confidence)}")
-    expect(rows.nth(1)).to_contain_text("bad.pngThis can't be classified: the content is not a PNG, JPEG or WebP")
+    expect(rows.nth(1)).to_contain_text("bad.pngThis can't be classified: this is a TIFF")
+
+
+# On a phone
+
+
+def expect_on_screen(page: Page, *selectors: str) -> None:
+    """The whole of them, of which there is at least one each."""
+    for selector in selectors:
+        found = page.locator(selector)
+        expect(found).not_to_have_count(0)
+        for each in found.all():
+            expect(each).to_be_in_viewport(ratio=0.99)
+
+
+ANSWER = ("#answer .verdict strong", "#answer .verdict .share", "#probabilities th", "#probabilities .figure")
+
+
+def test_on_a_phone_the_answer_is_on_the_screen_without_scrolling(visit: Callable[..., Visit]) -> None:
+    page = visit(390).page
+    heading = page.locator("#page-header")
+    before = heading.bounding_box()
+    choose(page, "picture", CAT)
+    expect_on_screen(page, "#picture", *ANSWER)
+    assert page.evaluate("scrollY") == 0
+    after = heading.bounding_box()
+    assert before is not None
+    assert after is not None
+    assert after["height"] < before["height"] / 2
+    page.locator("#picture").get_by_label("Remove Image").click()
+    expect(page.locator("#answer .hint")).to_be_visible()
+    assert heading.bounding_box() == before
+
+
+@pytest.mark.parametrize("width", [844, 360])
+def test_on_a_phone_too_small_for_the_heading_besides_the_answer_comes_onto_the_screen(
+    visit: Callable[..., Visit], width: int
+) -> None:
+    page = visit(width).page
+    choose(page, "picture", CAT)
+    expect(page.locator("#probabilities tr")).to_have_count(10)
+    expect_on_screen(page, *ANSWER)
+
+
+@pytest.mark.parametrize("width", [390, 844, 360, 1280])
+def test_an_example_far_down_the_page_is_answered_on_the_screen(visit: Callable[..., Visit], width: int) -> None:
+    page = visit(width).page
+    for _ in range(2):
+        page.get_by_role("button", name="Several pictures at once").scroll_into_view_if_needed()
+        page.locator("#examples button[data-name=ship]").click()
+        expect(page.locator("#probabilities tr")).to_have_count(10)
+        expect_on_screen(page, *ANSWER)
+
+
+@pytest.mark.parametrize("width", [390, 844])
+def test_on_a_phone_a_correction_is_made_on_one_screen(visit: Callable[..., Visit], width: int) -> None:
+    visitor = visit(width, signed_in=True)
+    visitor.tab("Teach")
+    choose(visitor.page, "teach-picture", CAT)
+    expect(visitor.page.locator("#teach-said")).to_be_visible()
+    expect_on_screen(visitor.page, "#teach-said", *(("#teach-label label", "#teach-add") if width == 390 else ()))
+
+
+def test_a_refusal_is_on_a_phones_screen_and_says_what_the_file_is_and_what_to_do(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    page = visit(390).page
+    contents = {"scan.tif": b"II*\0", "notes.pdf": b"%PDF-1.7", "logo.svg": b"<svg>", "clip.MOV": b"\0\0\0\x14ftypqt  "}
+    kinds = ("a TIFF", "a PDF", "an SVG", "an MP4 or QuickTime video")
+    for (name, content), kind in zip(contents.items(), kinds, strict=True):
+        (tmp_path / name).write_bytes(content + bytes(50))
+        choose(page, "picture", tmp_path / name)
+        expect(page.locator("#answer .problem")).to_contain_text(f"This can't be classified: this is {kind}")
+        expect(page.locator("#answer .problem")).to_contain_text("On a phone, choose a screenshot of it instead.")
+        expect_on_screen(page, "#answer .problem")
+        expect(page.locator("#picture img")).to_be_hidden()
+        page.locator("#picture").get_by_label("Remove Image").click()
+
+
+@pytest.mark.parametrize("name", ["IMG_0001.HEIF", "IMG_0001", "IMG_0001.pdf"])
+def test_a_picture_is_answered_whatever_the_browser_takes_its_name_for(
+    visit: Callable[..., Visit], predictors: dict[str, Predictor], tmp_path: Path, name: str
+) -> None:
+    shutil.copy(CAT, tmp_path / name)
+    page = visit().page
+    choose(page, "picture", tmp_path / name)
+    expect_answer(page, predictors["v0001"].predict_bytes(CAT.read_bytes()))
+    page.locator("#picture").get_by_label("Remove Image").click()
+    page.evaluate(
+        """([data, name]) => {
+          const bytes = Uint8Array.from(atob(data), (letter) => letter.charCodeAt(0)), bag = new DataTransfer();
+          bag.items.add(new File([bytes], name));
+          const zone = document.querySelector('#picture input[type=file]').parentElement;
+          zone.dispatchEvent(new DragEvent('drop', {dataTransfer: bag, bubbles: true, cancelable: true}));
+        }""",
+        [base64.b64encode(CAT.read_bytes()).decode(), name],
+    )
+    expect_answer(page, predictors["v0001"].predict_bytes(CAT.read_bytes()))
+
+
+def test_a_file_that_is_too_large_is_not_sent_and_those_beside_it_are(
+    visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    with (tmp_path / "clip.mov").open("wb") as file:
+        file.truncate(230 * 2**20)
+    page = visit(390).page
+    said = page.locator("#choosing .problem")
+    choose(page, "picture", tmp_path / "clip.mov")
+    expect(said).to_have_text(f"clip.mov has 230.0 MiB, {TOO_LARGE}")
+    assert f"at most {MAX_BYTES >> 20} MiB are taken." in TOO_LARGE
+    expect_on_screen(page, "#choosing .problem")
+    expect(page.locator("#answer .hint")).to_be_visible()
+    page.get_by_role("button", name="Several pictures at once").click()
+    choose(page, "pictures", CAT, tmp_path / "clip.mov")
+    expect(page.locator("#answers tbody tr")).to_have_count(1)
+    expect(said).to_be_visible()
+    choose(page, "picture", CAT)
+    expect(said).to_have_count(0)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_photograph_of_24_megapixels_is_sent_with_progress_and_answered(
+    visit: Callable[..., Visit], predictors: dict[str, Predictor], tmp_path: Path, width: int
+) -> None:
+    path = tmp_path / "IMG_0001.JPG"
+    coarse = torch.randint(256, (750, 1_000, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    Image.fromarray(coarse.numpy()).resize((6_000, 4_000)).save(path, quality=90)
+    assert 5 * 2**20 < path.stat().st_size < 12 * 2**20
+    visitor = visit(width)
+    visitor.slow_down(5_000_000)
+    page = visitor.page
+    choose(page, "picture", path)
+    expect_on_screen(page, "#picture .uploading")
+    page.wait_for_function(
+        """() => {
+          const done = parseFloat(document.documentElement.style.getPropertyValue('--upload-progress-width'));
+          return done > 10 && done < 95;
+        }"""
+    )
+    expect_answer(page, predictors["v0001"].predict_bytes(path.read_bytes()))
+    expect_on_screen(page, *ANSWER)
+
+
+def test_a_script_that_sends_too_much_is_told_so(browser: Browser, url: str) -> None:
+    with contextlib.closing(browser.new_page()) as page:
+        page.goto(f"{url}/health")
+        ask = "async (size) => (await fetch('/predict', {method: 'POST', body: new Uint8Array(size)})).status"
+        assert page.evaluate(ask, MAX_BYTES + 2**20) == 413
+
+
+def test_without_https_what_needs_it_is_not_offered(browser: Browser, url: str) -> None:
+    with contextlib.closing(browser.new_page()) as page:
+        page.add_init_script("Object.defineProperty(window, 'isSecureContext', {value: false})")
+        page.goto(url)
+        expect(page.locator("#picture").get_by_label("Upload file")).to_be_visible()
+        for name in ("Capture from camera", "Paste from clipboard"):
+            expect(page.locator("#picture").get_by_label(name)).to_be_hidden()
 
 
 # Teach
@@ -324,7 +482,7 @@ def test_nothing_is_wider_than_the_window_and_all_that_is_used_has_a_name(
     visitor = visit(width, signed_in=True)
     page = visitor.page
     bad = tmp_path / f"{'a_long_name' * 12}.png"
-    bad.write_bytes(b"GIF89a not one of ours")
+    bad.write_bytes(b"II*\0 not one of ours")
     choose(page, "picture", CAT)
     expect(page.locator("#seen img.pixels")).to_have_count(2)
     page.get_by_role("button", name="Several pictures at once").click()

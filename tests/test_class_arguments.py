@@ -67,6 +67,29 @@ def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys):
     assert is_own(found, given["init_args"])
 
 
+@pytest.mark.parametrize(
+    ("option", "name", "class_path"),
+    [
+        ("optimizer", "Muon", "cifar_lit.models.optimizers.Muon"),
+        ("optimizer", "MuonSGD", "cifar_lit.models.optimizers.MuonSGD"),
+        ("optimizer", "SGD", "torch.optim.SGD"),
+        ("lr_scheduler", "OneCycle", "cifar_lit.models.schedules.OneCycle"),
+        ("network", "WhitenedCNN", "cifar_lit.models.whitened_cnn.WhitenedCNN"),
+    ],
+)
+def test_a_short_name_means_ours_where_there_is_one(option: str, name: str, class_path: str, capsys):
+    assert resolved(capsys, "fit", f"--model.{option}={name}")["model"][option]["class_path"] == class_path
+
+
+def test_a_misspelt_option_is_answered_with_the_likely_one(tmp_path: Path, capsys):
+    (tmp_path / "typo.yaml").write_text("data: {bathc_size: 3}")
+    for arguments in (["--data.bathc_size=3"], ["--config", str(tmp_path / "typo.yaml")]):
+        with pytest.raises(SystemExit) as ended:
+            main(["fit", *arguments])
+        assert ended.value.code == 2
+        assert "Did you mean data.batch_size?" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("class_path", OPTIMIZERS)
 def test_an_optimizer_named_alone_has_its_own_defaults(class_path: str, capsys):
     found = resolved(capsys, "fit", "--model.optimizer", class_path)["model"]["optimizer"]

@@ -263,18 +263,21 @@ def run_process(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
     )
 
 
-def test_ctrl_c_keeps_the_best_epoch_and_publishes_it(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("sent", "status", "ended_by"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+)
+def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, ended_by: str, tmp_path: Path):
     options = ["--data.num_synthetic", "500", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]
     process = run_process("fit", "--config", SMOKE, *options, folder=tmp_path)
     deadline = time.monotonic() + 90
     while not list(tmp_path.glob("runs/version_0/checkpoints/*.ckpt")) and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     printed, _ = process.communicate(timeout=90)
-    assert process.returncode == 0, printed
+    assert process.returncode == status, printed
     assert "Kept the weights of epoch" in printed
     version = Registry(tmp_path / "checkpoints").resolve("latest")
-    assert version.manifest.training["ended_by"] == "Ctrl-C"
+    assert version.manifest.training["ended_by"] == ended_by
     assert f"{version.id} is promoted" in printed
 
 
@@ -355,6 +358,66 @@ def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
     assert fit("--trainer.logger", "false") == 0
     assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}
     assert {path.name for path in Path.cwd().iterdir()} == {"checkpoints", "runs"}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--model.optimizer=LBFGS"], "model.optimizer can't be used for this network: LBFGS doesn't support"),
+        (
+            ["--model.optimizer=torch.optim.Muon"],
+            "model.optimizer can't be used for this network: Muon only supports 2D",
+        ),
+        (["--best.monitor=val/auc"], "best.monitor is 'val/auc', expected one of: train/loss"),
+        (["--trainer.accelerator=gpu"], "These options can't be used: No supported gpu backend found."),
+        (["--trainer.barebones=true"], "These options can't be used: `Trainer(barebones=True"),
+        (["--model.optimizer.lr=1e30"], "The training diverged: the network's predictions are not finite"),
+        (["--ckpt_path=nope.ckpt"], "nope.ckpt: there is no such file"),
+        (["--ckpt_path=last"], "there is no last.ckpt under runs/"),
+    ],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_can_not_be_is_one_line_and_no_version(options: list[str], words: str, fit: Fit, capsys, recwarn):
+    if torch.cuda.is_available() and "accelerator" in options[0]:
+        pytest.skip("there is a GPU")
+    assert fit(*options) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert words in line
+    assert Registry("checkpoints").ids() == []
+
+
+@pytest.mark.parametrize("options", [["--trainer.max_steps=2"], ["--trainer.limit_val_batches=0"]])
+def test_a_run_without_validation_keeps_its_last_weights(options: list[str], fit: Fit):
+    assert fit(*options) == 0
+    assert {"val/acc", "test/acc"} <= set(Registry("checkpoints").get("v0001").manifest.metrics)
+
+
+def test_without_checkpoints_the_best_epoch_is_kept_all_the_same(fit: Fit):
+    assert fit("--trainer.enable_checkpointing=false") == 0
+    assert not list(Path.cwd().rglob("*.ckpt"))
+    assert Registry("checkpoints").get("v0001").manifest.training["best_epoch"] == 0
+
+
+def test_the_last_run_is_resumed(fit: Fit):
+    fit("--trainer.max_epochs=1", "--trainer.default_root_dir=here")
+    assert fit("--trainer.max_epochs=2", "--trainer.default_root_dir=here", "--ckpt_path=last") == 0
+    rows = json.loads(Registry("checkpoints").get("v0002").read("report/metrics.json"))["history"]
+    assert [row["epoch"] for row in rows] == [0, 1]
+    assert rows[0] == json.loads(Registry("checkpoints").get("v0001").read("report/metrics.json"))["history"][0]
+    assert rows[1]["train/loss"] < rows[0]["train/loss"]
+    assert {path.name for path in Path("here").iterdir()} == {"version_0", "version_1"}
+
+
+def test_the_seed_that_was_drawn_is_recorded_and_none_where_none_was_asked_for(fit: Fit):
+    for seed in ("true", "false", "false"):
+        fit("--seed_everything", seed)
+    manifests = [Registry("checkpoints").get(name).manifest for name in ("v0001", "v0002", "v0003")]
+    assert manifests[0].seed is not None
+    assert (
+        f"seed_everything: {manifests[0].seed}\n" in Registry("checkpoints").get("v0001").read("config.yaml").decode()
+    )
+    assert [each.seed for each in manifests[1:]] == [None, None]
+    assert not equal(weights(Registry("checkpoints"), "v0002"), weights(Registry("checkpoints"), "v0003"))
 
 
 def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pytest.MonkeyPatch):

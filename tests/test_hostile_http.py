@@ -2,19 +2,24 @@
 
 import contextlib
 import gc
+import http.client
 import io
 import itertools
 import json
 import logging
 import os
 import random
+import shutil
 import socket
+import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, urlsplit
 
 import httpx
 import pytest
@@ -28,6 +33,7 @@ from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import Fault
 from cifar_lit.serving import gatekeeper, server
 from cifar_lit.serving.gatekeeper import LOOPBACK
+from cifar_lit.serving.rest import MAX_FORM_BYTES
 from cifar_lit.serving.uploads import is_form
 
 ROOT = Path(__file__).parent.parent
@@ -113,7 +119,7 @@ def wait_until(done: Callable[[], bool], timeout_s: float = 20) -> bool:
 def test_every_hostile_image_gets_its_answer_and_nothing_is_left_behind(client: httpx.Client) -> None:
     children, sizes = num_children(), []
     cases = {name: content_of(case) for name, (case, _) in HOSTILE.items()}
-    for ask_as in (ask, ask_form, ask_form):
+    for ask_as in (ask_form, ask, ask_form):
         for name, data in cases.items():
             response = ask_as(client, data)
             raw_over_cap = ask_as is ask and len(data) > MAX_BYTES
@@ -184,7 +190,7 @@ def test_damaged_images_are_answered_or_refused(client: httpx.Client) -> None:
 
 
 def test_a_length_over_the_limit_is_answered_before_the_body(url: str) -> None:
-    for kind, limit in (("image/png", MAX_BYTES), ("multipart/form-data; boundary=x", 32 * 2**20)):
+    for kind, limit in (("image/png", MAX_BYTES), ("multipart/form-data; boundary=x", MAX_FORM_BYTES)):
         with connected(url) as connection:
             connection.send(head("POST /predict", f"Content-Type: {kind}", f"Content-Length: {limit + 1}"))
             reply = connection.reply()
@@ -201,22 +207,57 @@ def test_a_client_that_asks_first_is_spared_a_body_that_is_too_large(url: str) -
 
 @pytest.mark.parametrize("kind", ["image/png", "multipart/form-data; boundary=x", "text/plain"])
 def test_chunks_over_the_limit_are_answered_soon(url: str, kind: str) -> None:
-    limit = 32 * 2**20 if is_form(kind) else MAX_BYTES
+    limit = MAX_FORM_BYTES if is_form(kind) else MAX_BYTES
     chunk = b"10000\r\n" + bytes(65_536) + b"\r\n"
     sent = 0
     with connected(url) as connection:
         connection.send(head("POST /predict", "Transfer-Encoding: chunked", f"Content-Type: {kind}"))
         while connection.send(chunk):
             sent += 65_536
-            assert sent < limit + BUFFERS
+            assert sent < limit + server.LINGER_BYTES + BUFFERS
         assert connection.reply().status == 413
 
 
-def test_a_client_that_does_not_listen_while_it_sends_still_hears_413(url: str) -> None:
-    for size in (MAX_BYTES + 1, 20 * 2**20):
-        for _ in range(5):
-            response = httpx.post(f"{url}/predict", content=bytes(size), timeout=60)
-            assert response.status_code == 413
+def by_http_client(url: str, body: bytes | Iterator[bytes]) -> int:
+    client = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    with contextlib.closing(client):
+        client.request("POST", "/predict", body, {"Content-Type": "image/png"}, encode_chunked=True)
+        return client.getresponse().status
+
+
+def in_chunks(url: str, body: bytes) -> int:
+    return by_http_client(url, (body[place : place + 65_536] for place in range(0, len(body), 65_536)))
+
+
+def by_urllib(url: str, body: bytes) -> int:
+    with pytest.raises(urllib.error.HTTPError) as error:
+        urllib.request.urlopen(f"{url}/predict", body, timeout=60)
+    return error.value.code
+
+
+def by_httpx(url: str, body: bytes) -> int:
+    return httpx.post(f"{url}/predict", content=body, timeout=60).status_code
+
+
+def as_form(url: str, body: bytes) -> int:
+    return httpx.post(f"{url}/predict", files={"file": body}, timeout=60).status_code
+
+
+@pytest.mark.parametrize("sent", [by_http_client, in_chunks, by_urllib, by_httpx, as_form])
+def test_a_client_that_does_not_listen_while_it_sends_still_hears_413(
+    url: str, sent: Callable[[str, bytes], int]
+) -> None:
+    for size in (MAX_FORM_BYTES, 60 * 2**20):
+        for _ in range(3):
+            assert sent(url, bytes(size)) == 413
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="there is no curl")
+@pytest.mark.parametrize("expect", ["Expect:", "Expect: 100-continue"])
+def test_curl_is_told_413(url: str, expect: str) -> None:
+    command = ["curl", "-sS", "-o", os.devnull, "-w", "%{http_code}", "-H", expect, "--data-binary", "@-"]
+    done = subprocess.run([*command, f"{url}/predict"], input=bytes(60 * 2**20), capture_output=True, timeout=60)
+    assert (done.stdout, done.stderr) == (b"413", b"")
 
 
 def test_a_body_that_ends_too_soon_is_no_answer_and_no_failure(url: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import io
 import os
 import re
 import shutil
@@ -23,8 +24,9 @@ from gradio_client.exceptions import AppError
 from servers import serving
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import MAX_BYTES, decode, to_network_size
+from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.errors import ImageError
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.registry.registry import Registry
@@ -33,6 +35,7 @@ from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.page import answer as shown
 from cifar_lit.serving.page.classify import _Turn, build_classify
 from cifar_lit.serving.page.examples import load_examples
+from cifar_lit.serving.page.uploads import read_picture
 from cifar_lit.serving.predictor import Prediction, Predictor
 from cifar_lit.serving.service import Answer, Limits
 from cifar_lit.serving.uploads import MAX_FILES
@@ -40,7 +43,7 @@ from cifar_lit.serving.uploads import MAX_FILES
 ROOT = Path(__file__).parent.parent
 CAT = ROOT / "docs" / "cat.jpg"
 CHECKPOINTS = ROOT / "checkpoints"
-NO_PICTURE = b"GIF89a not one of ours"
+NO_PICTURE = b"II*\0 not one of ours"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +90,7 @@ def uploaded(url: str, name: str, content: bytes) -> dict[str, Any]:
 
 def pictures(html: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     found = re.findall(r'src="data:image/png;base64,([^"]+)"', html)
-    return [decode(base64.b64decode(each)).numpy() for each in found]
+    return [decode(base64.b64decode(each)).pixels for each in found]
 
 
 def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predictor: Predictor):
@@ -108,10 +111,25 @@ def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_
         client.predict(handle_file(tmp_path / "picture.jpg"), api_name="/predict")
 
 
-def test_a_file_over_the_limit_gets_a_sentence(client: Client, tmp_path: Path):
-    (tmp_path / "large.jpg").write_bytes(CAT.read_bytes() + bytes(MAX_BYTES))
-    with pytest.raises(AppError, match="at most 5,242,880 are accepted"):
-        client.predict(handle_file(tmp_path / "large.jpg"), api_name="/predict")
+def test_a_file_over_the_limit_is_not_taken(url: str):
+    assert httpx.get(f"{url}/config").json()["max_file_size"] == MAX_BYTES
+    answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("large.jpg", bytes(MAX_BYTES + 1))}, timeout=60)
+    assert (answer.status_code, answer.text) == (
+        413,
+        f"The file has more than {MAX_BYTES:,} bytes. Choose a smaller one.",
+    )
+
+
+def test_a_picture_over_the_limit_gets_a_sentence_where_increments_may_be_larger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with (tmp_path / "large.png").open("wb") as file:
+        file.truncate(60 * 2**20)
+    with pytest.raises(
+        ImageError, match=r"^the file has 60\.0 MiB, at most 25 MiB are taken\. .* a screenshot of it\.$"
+    ):
+        asyncio.run(read_picture(FileData(path=str(tmp_path / "large.png"))))
 
 
 def test_several_pictures_are_answered_in_their_order_and_a_bad_one_fails_alone(
@@ -126,7 +144,7 @@ def test_several_pictures_are_answered_in_their_order_and_a_bad_one_fails_alone(
         assert (answer["prediction"], answer["version"]) == (expected.prediction, expected.version)
         assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
     assert bad["filename"] == "bad.png"
-    assert "not a PNG, JPEG or WebP" in bad["error"]
+    assert "this is a TIFF" in bad["error"]
 
 
 def test_too_many_pictures_get_a_sentence(url: str):
@@ -198,7 +216,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
     for name, probability in expected.probabilities.items():
         assert re.search(f">{name}</th>.*>{100 * probability:.1f} %</td>", verdict)
     saw, looked = pictures(details)
-    pixels = to_network_size(decode(data)).numpy()
+    pixels = decode(data).network_pixels
     assert np.array_equal(saw, pixels)
     assert np.array_equal(looked, shown.spotlight(pixels, predictor.heat_map(pixels, expected.prediction)))
     assert expected.version in details
@@ -206,8 +224,24 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
 
 def test_the_page_says_what_is_wrong_with_a_picture(url: str):
     verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", NO_PICTURE), None])
-    assert "This can&#x27;t be classified: the content is not a PNG, JPEG or WebP image" in verdict
+    assert "This can&#x27;t be classified: this is a TIFF" in verdict
+    assert f"expected a {ACCEPTED} image. " in verdict
+    assert "On a phone, choose a screenshot of it instead." in verdict
     assert details == ""
+
+
+def test_the_page_says_what_of_a_file_it_did_not_look_at(url: str):
+    frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
+    file = io.BytesIO()
+    frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
+    animation = uploaded(url, "cat.gif", file.getvalue())
+    said = "Only the first frame of the animation was looked at."
+    assert said in run_event(url, "show", [animation, None])[0]
+    assert said in run_event(url, "show_many", [[animation], None])[0]
+    assert said in run_event(url, "predict", [animation])[1]
+    ((answer,),) = run_event(url, "predict_many", [[animation]])
+    assert f"{answer['note'].capitalize()}." == said
+    assert "looked at" not in run_event(url, "show", [uploaded(url, "cat.jpg", CAT.read_bytes()), None])[0]
 
 
 def test_the_name_of_a_file_is_text_to_the_page(url: str):
@@ -221,7 +255,7 @@ def test_an_example_that_is_chosen_becomes_the_picture(url: str):
     for example in load_examples():
         (picture,) = run_event(url, "_chosen", [], event_data={"name": example.name})
         content = httpx.get(f"{url}/gradio_api/file={picture['path']}").content
-        assert torch.equal(decode(content), torch.from_numpy(example.pixels))
+        assert np.array_equal(decode(content).pixels, example.pixels)
     assert run_event(url, "_chosen", [], event_data={"name": "../cat"}) == [None]
 
 
@@ -368,7 +402,7 @@ def test_real_images_have_the_probabilities_of_the_test_loop():
     if not root.is_dir():
         pytest.skip("CIFAR_LIT_DATA names no image folder")
     paths = [path for name in CLASS_NAMES for path in sorted((root / name).iterdir())[:100]]
-    images = torch.stack([decode(path.read_bytes()) for path in paths])
+    images = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in paths])
     labels = torch.arange(10).repeat_interleave(100)
     network = load_network(Registry(CHECKPOINTS).get("v0001"))
     expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().softmax(1)

@@ -16,10 +16,11 @@ from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.serving.champion import Champion
+from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
 from cifar_lit.serving.metrics import Metrics
@@ -30,7 +31,7 @@ from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.model_view import REASON
 from cifar_lit.serving.predictor import Predictor
 from cifar_lit.serving.rest import add_rest
-from cifar_lit.serving.service import Pixels, Service
+from cifar_lit.serving.service import Service
 
 PASSWORD = "open sesame"
 PIXELS = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -283,8 +284,8 @@ class InProcess:
     async def close(self) -> None:
         pass
 
-    async def decode(self, data: bytes) -> Pixels:
-        return to_network_size(decode(data)).numpy()
+    async def decode(self, data: bytes) -> NetworkImage:
+        return NetworkImage(decode(data).network_pixels, "")
 
 
 @contextlib.contextmanager
@@ -381,7 +382,7 @@ def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_
         (picture, "../v0001", "no version '../v0001'"),
         (picture, None, "no version"),
         (picture, "v0002", "v0002/model.safetensors differs"),
-        (page.upload(b"hello"), "v0001", "not a PNG, JPEG or WebP"),
+        (page.upload(b"hello"), "v0001", "expected a JPEG, PNG"),
         ({**picture, "path": str(elsewhere)}, "v0001", "not uploaded here"),
     ]:
         outcome = page.send("compare", image, "v0001", version)

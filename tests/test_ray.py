@@ -11,7 +11,6 @@ import httpx
 import pytest
 import yaml
 
-from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.serving.predictor import Predictor
@@ -63,8 +62,7 @@ def test_two_replicas_answer_and_follow_the_champion(registry: Registry, publish
         states = json.loads(process.stdout.readline() or "null")
         assert states == {"RUNNING": 2}
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            pixels = to_network_size(decode(CAT.read_bytes())).unsqueeze(0)
-            expected = Predictor.from_version(registry.get("v0001")).predict(pixels)[0]
+            expected = Predictor.from_version(registry.get("v0001")).predict_bytes(CAT.read_bytes())
             for _ in range(20):
                 answer = client.post("/predict", files={"file": ("cat.jpg", CAT.read_bytes())}).json()
                 assert answer["version"] == "v0001"

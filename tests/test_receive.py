@@ -17,6 +17,7 @@ from python_multipart.multipart import MultipartParser
 from raw_http import connected, exchange, head
 from servers import serving
 
+from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import InputError, SettingError
 from cifar_lit.serving import gatekeeper
 from cifar_lit.serving.page import receive
@@ -141,22 +142,25 @@ def test_a_file_has_a_limit(tmp_path: Path, size: int, fits: bool) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_the_limit_of_a_file_is_200_mib_and_one_over_it_leaves_nothing(
-    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("teaching", [False, True])
+def test_a_file_is_a_picture_or_where_there_is_teaching_an_increment(
+    url: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, teaching: bool
 ) -> None:
-    before = kept(folder)
+    limit = 200 * 2**20 if teaching else MAX_BYTES
     write = UploadForm.on_part_data
 
     def pretend(form: UploadForm, data: bytes, start: int, end: int) -> None:
-        form._size += 200 * 2**20 - 10  # spares the test most of the bytes
+        form._size += limit - 10  # spares the test most of the bytes
         write(form, data, start, end)
 
     monkeypatch.setattr(UploadForm, "on_part_data", pretend)
-    assert send(url, ("a.npz", bytes(10))).status_code == 200
-    response = send(url, ("a.npz", bytes(11)))
-    assert response.status_code == 413
-    assert response.text == "The file has more than 209,715,200 bytes. Choose a smaller one."
-    assert soon(lambda: len(kept(folder)) == len(before) + 1)
+    with contextlib.nullcontext(url) if not teaching else serving(tmp_path, teach=tmp_path / "teach") as found:
+        before = kept(folder)
+        assert send(found, ("a.npz", bytes(10))).status_code == 200
+        response = send(found, ("a.npz", bytes(11)))
+        assert response.status_code == 413
+        assert response.text == f"The file has more than {limit:,} bytes. Choose a smaller one."
+        assert soon(lambda: len(kept(folder)) == len(before) + 1)
 
 
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])

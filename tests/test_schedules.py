@@ -65,7 +65,7 @@ def test_a_schedule_goes_on_from_its_state() -> None:
     whole = rates(make(warmup=0.3, start=0.1, end=0.2, total_steps=50), 50)
     first = make(warmup=0.3, start=0.1, end=0.2, total_steps=50)
     rates(first, 20)
-    resumed = make()
+    resumed = make(total_steps=50)
     resumed.optimizer.load_state_dict(first.optimizer.state_dict())
     resumed.load_state_dict(first.state_dict())
     assert rates(resumed, 30) == whole[20:]

@@ -1,10 +1,12 @@
 import asyncio
 import contextlib
+import http.client
 import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 import pytest
 import uvicorn
@@ -23,8 +25,9 @@ FITTING = MAX_HEAD_BYTES - 1_000
 
 @dataclass
 class Application:
-    """Echoes bodies. Under /early it answers before it has read one, under /hold once it is told to, under /pieces with
-    the sizes in which a body came; an open page's heartbeat lasts as long as the page.
+    """Echoes bodies. Under /early it answers before it has read one, under /refused it ends the connection besides,
+    under /hold it answers once it is told to, under /pieces with the sizes in which a body came; an open page's
+    heartbeat lasts as long as the page.
     """
 
     heads: list[dict[bytes, bytes]] = field(default_factory=list)
@@ -45,9 +48,10 @@ class Application:
             await asyncio.to_thread(self.go_on.wait, 20)
         if scope["path"] == "/pieces":
             body = b",".join([str(size).encode() async for size in _sizes(receive)])
-        elif scope["path"] != "/early":
+        elif scope["path"] not in ("/early", "/refused"):
             body = await Request(scope, receive).body()
-        await PlainTextResponse(body)(scope, receive, send)
+        headers = {"Connection": "close"} if scope["path"] == "/refused" else None
+        await PlainTextResponse(body, headers=headers)(scope, receive, send)
 
 
 async def _sizes(receive: Receive) -> AsyncIterator[int]:
@@ -280,6 +284,56 @@ def test_a_slow_answer_is_no_slow_request() -> None:
         time.sleep(0.6)
         found.application.go_on.set()
         assert connection.reply().status == 200
+
+
+# Answers that end the connection before the body has come
+
+
+def refused(connection: Connection, size: int) -> None:
+    """Asks for an answer that comes before the body, and reads it."""
+    connection.send(head("POST /refused", f"Content-Length: {size}"))
+    assert connection.reply().headers["connection"] == "close"
+
+
+def test_a_client_that_sends_before_it_reads_hears_the_answer(url: str) -> None:
+    for _ in range(5):
+        client = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+        client.request("POST", "/refused", bytes(20_000_000))
+        assert client.getresponse().status == 200
+        client.close()
+
+
+def test_the_end_of_the_answer_is_seen_while_the_body_is_still_taken(url: str) -> None:
+    with connected(url) as connection:
+        refused(connection, 20_000_000)
+        assert connection.is_closed_by_server()
+        assert connection.send(bytes(19_000_000))
+
+
+def test_what_comes_after_the_end_of_a_connection_is_no_request() -> None:
+    with running() as found, connected(found.url) as connection:
+        refused(connection, 5)
+        connection.send(b"hello" + head("POST /", "Content-Length: 2") + b"ok")
+        assert connection.is_closed_by_server()
+        assert is_alive(found.url)
+        assert len(found.application.heads) == 2
+
+
+@pytest.mark.parametrize(
+    ("bound", "piece"), [("LINGER_BYTES", 100_000), ("LINGER_S", 100), ("LINGER_BYTES_PER_S", 100)]
+)
+def test_the_rest_of_a_body_is_taken_within_bounds(
+    url: str, monkeypatch: pytest.MonkeyPatch, bound: str, piece: int
+) -> None:
+    generous = {"LINGER_BYTES": 10**9, "LINGER_S": 1_000, "LINGER_BYTES_PER_S": 0}
+    for name, value in (generous | {bound: {"LINGER_S": 1}.get(bound, 1_000_000)}).items():
+        monkeypatch.setattr(server, name, value)
+    with connected(url) as connection:
+        refused(connection, 10**9)
+        until = time.monotonic() + 20
+        while connection.send(bytes(piece)):
+            assert time.monotonic() < until
+            time.sleep(0.01)
 
 
 # What is no HTTP

@@ -7,5 +7,4 @@ from cifar_lit.training.fit import FitCLI
 
 def run(args: list[str]) -> int:
     # Lightning starts further processes by the program's own command line, and wants that rather than a list.
-    FitCLI(None if args == sys.argv[1:] else args)
-    return 0
+    return FitCLI(None if args == sys.argv[1:] else args).status

@@ -14,6 +14,8 @@ from cifar_lit.cifar10 import CLASS_NAMES, NUM_CLASSES
 from cifar_lit.commands.data_options import add_data, is_named, read_data
 from cifar_lit.commands.options import add_from, add_registry, print_json, registry_of
 from cifar_lit.data import corrections, image_folder, increment
+from cifar_lit.data.formats import ACCEPTED
+from cifar_lit.data.image_files import Skipped, summary
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.sources import Split
 from cifar_lit.errors import DataError, RegistryError, SettingError
@@ -60,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     make.set_defaults(action=_make)
     make.add_argument("--out", type=Path, required=True, metavar="FILE.npz")
     origin = make.add_mutually_exclusive_group(required=True)
-    origin.add_argument("--images", type=Path, metavar="FOLDER", help="<class>/* in PNG, JPEG or WebP, of any size")
+    origin.add_argument("--images", type=Path, metavar="FOLDER", help=f"<class>/* in {ACCEPTED}, of any size")
     origin.add_argument("--split", choices=("train", "test"), help="CIFAR-10: all of it, or what the next options say")
     origin.add_argument("--corrections", type=Path, metavar="FOLDER", help="what the page collected")
     make.add_argument("--rows", metavar="FROM:TO", help="of the split: these rows, TO not included")
@@ -160,7 +162,8 @@ def _make(namespace: argparse.Namespace) -> int:
     _refuse_to_replace(namespace.out, "--out", namespace.force)
     if namespace.split is None and (namespace.rows or namespace.classes or namespace.count is not None):
         raise SettingError("--rows, --classes and --count choose from CIFAR-10. Name --split train or test with them.")
-    data = _gather(namespace)
+    skipped: list[Skipped] = []
+    data = _gather(namespace, skipped)
     increment.write(namespace.out, data)
     print(f"Wrote {namespace.out}: {len(data):,} image{'' if len(data) == 1 else 's'} ({data.source})")
     counts = torch.bincount(data.labels, minlength=NUM_CLASSES).tolist()
@@ -168,12 +171,18 @@ def _make(namespace: argparse.Namespace) -> int:
         if count:
             print(f"  {name:10}  {count:6,}")
     print(f"Next: cifar-lit increment check {namespace.out}")
-    return 0
+    for each in skipped:
+        print(f"error: {each}", file=sys.stderr)
+    if skipped:
+        print(summary(skipped, len(skipped) + len(data)), file=sys.stderr)
+    return 1 if skipped else 0
 
 
-def _gather(namespace: argparse.Namespace) -> ImageSet:
+def _gather(namespace: argparse.Namespace, skipped: list[Skipped]) -> ImageSet:
     if namespace.images is not None:
-        return image_folder.read_pictures(namespace.images, increment.MAX_ROWS)
+        data, left = image_folder.read_pictures(namespace.images, increment.MAX_ROWS)
+        skipped += left
+        return data
     if namespace.corrections is not None:
         data, torn = corrections.read(namespace.corrections)
         for each in torn:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,15 +16,24 @@ from torch import Tensor
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
 from cifar_lit.data import pixels
-from cifar_lit.data.image_folder import list_images
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.formats import ACCEPTED
+from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
 from cifar_lit.errors import DataError, ImageError, NpzError
 from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
 
-Rows = Sequence[tuple[Path, Prediction]]
+
+class Row(NamedTuple):
+    """An answer to the image of this name."""
+
+    path: Path
+    answer: Prediction
+    note: str
+
+
+Rows = Sequence[Row]
 
 
 def run(args: list[str]) -> int:
@@ -31,7 +41,8 @@ def run(args: list[str]) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(namespace.reference, registry_of(namespace), device)
     predictor = Predictor(model.network, model.class_names, model.name)
-    rows, failures = _predict(predictor, _files(namespace.paths))
+    files = _files(namespace.paths)
+    rows, left = _predict(predictor, files)
     text = _FORMATS[namespace.format](rows)
     if namespace.out is None:
         print(text, end="")
@@ -40,9 +51,14 @@ def run(args: list[str]) -> int:
             namespace.out.write_text(text)
         except OSError as error:
             raise DataError(f"{namespace.out} can't be written: {error.strerror}. Name another --out.") from error
-    for failure in failures:
-        print(f"error: {failure}", file=sys.stderr)
-    return 2 if failures else 0
+    for row in rows:
+        if row.note:
+            print(f"note: {row.path}: {row.note}", file=sys.stderr)
+    for each in left:
+        print(f"error: {each}", file=sys.stderr)
+    if left and len(files) > 1:
+        print(summary(left, len(files)), file=sys.stderr)
+    return (1 if rows else 2) if left else 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE|FOLDER|ARRAYS.npz",
-        help="PNG, JPEG or WebP, of any size; an npz with uint8 (n, 32, 32, 3) as x, x_new or x_test",
+        help=f"{ACCEPTED}, of any size; an npz with uint8 (n, 32, 32, 3) as x, x_new or x_test",
     )
     add_from(parser)
     add_registry(parser)
@@ -66,42 +82,45 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder.")
-        found = list_images(path) if path.is_dir() else [path]
+        found, num_hidden = list_files(path) if path.is_dir() else ([path], 0)
         if not found:
-            raise DataError(f"{path}: no PNG, JPEG or WebP file in this folder.")
+            raise DataError(f"{path}: no file in this folder.")
+        if num_hidden:
+            print(f"note: {path}: {num_hidden:,} hidden file{'s' * (num_hidden > 1)} passed over", file=sys.stderr)
         files += found
     return files
 
 
-def _predict(predictor: Predictor, files: Sequence[Path]) -> tuple[list[tuple[Path, Prediction]], list[str]]:
-    """Answers in the order given, and what was wrong with the files that have none."""
-    rows: list[tuple[Path, Prediction]] = []
-    failures: list[str] = []
-    images = _images(files, failures)
+def _predict(predictor: Predictor, files: Sequence[Path]) -> tuple[Rows, list[Skipped]]:
+    """Answers in the order given, and the files that have none."""
+    rows: list[Row] = []
+    left: list[Skipped] = []
+    images = _images(files, left)
     while batch := list(islice(images, _BATCH)):
-        names, pictures = zip(*batch, strict=True)
-        rows += zip(names, predictor.predict(torch.stack(pictures)), strict=True)
-    return rows, failures
+        answers = predictor.predict(torch.stack([image for _, image, _ in batch]))
+        rows += [Row(path, answer, note) for (path, _, note), answer in zip(batch, answers, strict=True)]
+    return rows, left
 
 
-def _images(files: Sequence[Path], failures: list[str]) -> Iterator[tuple[Path, Tensor]]:
-    """Images, uint8 (32, 32, 3), and what they are called; notes what is wrong with files that can't be read."""
+def _images(files: Sequence[Path], left: list[Skipped]) -> Iterator[tuple[Path, Tensor, str]]:
+    """Of each image its name, uint8 (32, 32, 3) and a note; puts aside the files that can't be read."""
     for path in files:
         try:
             if path.suffix.lower() == ".npz":
-                yield from ((Path(f"{path}#{row}"), image) for row, image in enumerate(pixels.read(path)))
+                yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(pixels.read(path)))
             else:
-                yield path, to_network_size(decode(path.read_bytes()))
+                decoded = read_image(path)
+                yield path, torch.from_numpy(decoded.network_pixels), decoded.note
         except NpzError as error:
-            failures.append(str(error))
+            left.append(Skipped(path, "npz without images", str(error).removeprefix(f"{path}: ")))
         except (ImageError, OSError) as error:
-            failures.append(f"{path}: {error}")
+            left.append(skipped(path, error))
 
 
 def _table(rows: Rows) -> str:
-    width = max((len(str(path)) for path, _ in rows), default=0)
+    width = max((len(str(path)) for path, _, _ in rows), default=0)
     lines = [f"{'file':{width}}  prediction  confidence  version"] if rows else []
-    for path, answer in rows:
+    for path, answer, _ in rows:
         lines.append(f"{path!s:{width}}  {answer.prediction:10}  {answer.confidence:10.4f}  {answer.version}")
     return "".join(f"{line}\n" for line in lines)
 
@@ -110,14 +129,15 @@ def _csv(rows: Rows) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["file", "prediction", "confidence", *CLASS_NAMES, "version"])
-    for path, answer in rows:
+    for path, answer, _ in rows:
         probs = [answer.probabilities[name] for name in CLASS_NAMES]
         writer.writerow([path, answer.prediction, answer.confidence, *probs, answer.version])
     return buffer.getvalue()
 
 
 def _json(rows: Rows) -> str:
-    return json.dumps([{"file": str(path), **answer.as_dict()} for path, answer in rows], indent=2) + "\n"
+    found = [{"file": str(path), **answer.as_dict(), **({"note": note} if note else {})} for path, answer, note in rows]
+    return json.dumps(found, indent=2) + "\n"
 
 
 _FORMATS: dict[str, Callable[[Rows], str]] = {"table": _table, "csv": _csv, "json": _json}

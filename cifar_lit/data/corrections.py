@@ -20,11 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import decode
+from cifar_lit.data.images import decode, encode_png
 from cifar_lit.errors import DataError, ImageError
 from cifar_lit.files import append_line, hold, replace_synced, sync_folder
 
@@ -89,14 +88,14 @@ def _picture(path: Path) -> torch.Tensor:
         data = path.read_bytes()
         if hashlib.sha256(data).hexdigest() != path.stem:
             raise DataError(f"{path}: the content has another SHA-256 than its name: it was changed. {advice}")
-        image = decode(data)
+        image = decode(data).pixels
     except (ImageError, OSError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise DataError(f"{path} can't be read: {reason} {advice}") from error
     if tuple(image.shape) != IMAGE_SHAPE:
         height, width, _ = image.shape
         raise DataError(f"{path}: the image is {width}x{height}, expected 32x32. {advice}")
-    return image
+    return torch.from_numpy(image)
 
 
 def add(folder: Path, pixels: NDArray[np.uint8] | torch.Tensor, label: str, **details: Any) -> None:
@@ -116,7 +115,7 @@ def add(folder: Path, pixels: NDArray[np.uint8] | torch.Tensor, label: str, **de
         raise DataError(f"the picture is {picture.dtype} {picture.shape}, expected uint8 {IMAGE_SHAPE}.")
     if label not in CLASS_NAMES:
         raise DataError(f"the label is {label!r}, expected one of {', '.join(CLASS_NAMES)}.")
-    png = encode_png(torch.from_numpy(picture).permute(2, 0, 1)).numpy().tobytes()
+    png = encode_png(picture)
     file = f"{hashlib.sha256(png).hexdigest()}.png"
     line = json.dumps({"file": file, "label": label, **details}).encode()
     with _locked(folder):

@@ -1,27 +1,22 @@
-"""Image folders, `<class>/*` with PNG, JPEG or WebP files: CIFAR-10 below {train,test}, or pictures of any size."""
+"""Image folders, `<class>/*` with image files: CIFAR-10 below {train,test}, or images of any size."""
 
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
+from cifar_lit.data.formats import ACCEPTED
+from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.errors import DataError, ImageError
-
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-
-
-def list_images(folder: Path) -> list[Path]:
-    """Image files anywhere below `folder`, in the order of their paths."""
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)
 
 
 def read(root: Path, split: str) -> ImageSet:
     """Reads `root/split`. Rows are ordered by file name, then by class.
 
     Raises:
-        DataError: a class folder is missing, unknown or empty; an image can't be read or is not 32x32.
+        DataError: a class folder is missing, unknown or empty; a file is no image that can be read, or is not 32x32.
     """
     folder = root / split
     found = {path.name for path in folder.iterdir() if path.is_dir()} if folder.is_dir() else set()
@@ -32,57 +27,65 @@ def read(root: Path, split: str) -> ImageSet:
             f"{folder}: expected one folder for each of the ten classes; missing: {missing}; unknown: {unknown}. "
             "Rename or add the folders, or name another data set with --data.root."
         )
-    rows = [(path.name, label, path) for label, name in enumerate(CLASS_NAMES) for path in list_images(folder / name)]
+    rows = [(path.name, label, path) for label, name in enumerate(CLASS_NAMES) for path in list_files(folder / name)[0]]
     labels = torch.tensor([label for _, label, _ in sorted(rows)])
     counts = torch.bincount(labels, minlength=len(CLASS_NAMES)).tolist() if rows else [0] * len(CLASS_NAMES)
     if 0 in counts:
-        raise DataError(
-            f"{folder / CLASS_NAMES[counts.index(0)]}: no PNG, JPEG or WebP image in it, expected at least one."
-        )
+        raise DataError(f"{folder / CLASS_NAMES[counts.index(0)]}: no image in it, expected at least one.")
     images = torch.empty((len(rows), *IMAGE_SHAPE), dtype=torch.uint8)
     for row, (_, _, path) in enumerate(sorted(rows)):
         try:
-            image = decode(path.read_bytes(), max_bytes=None)
+            pixels = read_image(path).pixels
         except (ImageError, OSError) as error:
             raise DataError(f"{path}: {error} Replace or remove the file.") from error
-        if tuple(image.shape) != IMAGE_SHAPE:
-            height, width, _ = image.shape
+        if pixels.shape != IMAGE_SHAPE:
+            height, width, _ = pixels.shape
             raise DataError(f"{path}: the image is {width}x{height}, expected 32x32. Resize or remove it.")
-        images[row] = image
+        images[row] = torch.from_numpy(pixels)
     return ImageSet(images, labels, f"image folder, {split}")
 
 
-def read_pictures(folder: Path, max_images: int) -> ImageSet:
-    """Reads `folder/<class>/*`: some or all of the ten classes, pictures of any size, cropped to their central square.
+def read_pictures(folder: Path, max_images: int) -> tuple[ImageSet, list[Skipped]]:
+    """Reads `folder/<class>/*`: some or all of the ten classes, images of any size, cropped to their central square.
+
+    Returns:
+        The images, and the files that are none.
 
     Raises:
-        DataError: no image or more than `max_images`, a folder or an image that belongs to no class, or images that
-            can't be read, of which the first are named.
+        DataError: no image can be read, or there are more than `max_images` files; a folder or an image belongs to no
+            class.
     """
     if not folder.is_dir():
         raise DataError(f"{folder}: no such folder, expected one with <class>/* inside.")
-    stray = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in CLASS_NAMES]
+    files, _ = list_files(folder)
     unknown = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in CLASS_NAMES]
     unknown = sorted(name for name in unknown if not name.startswith("."))
-    if unknown or stray:
-        what = f"the folder {unknown[0]!r} is none" if unknown else f"{stray[0].name} lies in none"
-        raise DataError(
-            f"{folder}: {what} of the ten classes, expected images in {', '.join(CLASS_NAMES)}. Rename, move or remove "
-            "it."
-        )
-    rows = [(path, label) for label, name in enumerate(CLASS_NAMES) for path in list_images(folder / name)]
-    if not 0 < len(rows) <= max_images:
-        raise DataError(
-            f"{folder}: {len(rows):,} PNG, JPEG or WebP images in <class>/*, expected 1..{max_images:,}. "
-            f"{'Divide the folder' if rows else 'Put some in, or name another folder'}."
-        )
-    images, failures = [], []
-    for path, _ in rows:
+    if unknown:
+        raise _no_class(folder, f"the folder {unknown[0]!r} is none")
+    if len(files) > max_images:
+        raise DataError(f"{folder}: {len(files):,} files in <class>/*, expected 1..{max_images:,}. Divide the folder.")
+    images, labels, left = [], [], []
+    for path in files:
         try:
-            images.append(to_network_size(decode(path.read_bytes(), max_bytes=None)))
+            pixels = read_image(path).network_pixels
         except (ImageError, OSError) as error:
-            failures.append(f"{path}: {error}")
-    if failures:
-        more = f" And {len(failures) - 3:,} more." if len(failures) > 3 else ""
-        raise DataError(f"{' '.join(failures[:3])}{more} Replace or remove {'it' if len(failures) == 1 else 'them'}.")
-    return ImageSet(torch.stack(images), torch.tensor([label for _, label in rows]), f"image folder, {folder.name}")
+            left.append(skipped(path, error))
+            continue
+        name = path.relative_to(folder).parts[0]
+        if name not in CLASS_NAMES:
+            raise _no_class(folder, f"{path.name} lies in none")
+        images.append(pixels)
+        labels.append(CLASS_NAMES.index(name))
+    if not images:
+        what = " ".join(map(str, left[:3])) or f"no {ACCEPTED} image in <class>/*, expected at least one."
+        raise DataError(f"{folder}: {what} Put some images in, or name another folder.")
+    order = np.argsort(labels, kind="stable")
+    return ImageSet(
+        torch.from_numpy(np.stack(images)[order]), torch.tensor(labels)[order], f"image folder, {folder.name}"
+    ), left
+
+
+def _no_class(folder: Path, what: str) -> DataError:
+    return DataError(
+        f"{folder}: {what} of the ten classes, expected images in {', '.join(CLASS_NAMES)}. Rename, move or remove it."
+    )

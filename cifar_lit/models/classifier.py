@@ -94,10 +94,10 @@ class Classifier(pl.LightningModule):
             {"params": weights, "name": name, **({} if weights[0].ndim > 1 else {"weight_decay": 0.0})}
             for name, weights in self.network.groups().items()
         ]
-        optimizer = self.optimizer(groups)
+        optimizer: Optimizer = _built("optimizer", self.optimizer, groups)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
+        scheduler = _built("lr_scheduler", self.lr_scheduler, optimizer)
         interval = self.lr_interval
         if isinstance(scheduler, OneCycle):
             interval = "step"
@@ -119,7 +119,7 @@ class Classifier(pl.LightningModule):
         """Goes through the parts of the training in which other weights are trained, with only those requiring
         gradients: a `OneCycle` may end early for some. Once, if it ends for all weights together."""
         shares = self._shares()
-        for progress in sorted({0.0, *(share for _, share in shares if share < 1)}):
+        for progress in sorted({0.0, *(share for _, share in shares)}):
             for weight, share in shares:
                 weight.requires_grad_(progress < share)
             yield
@@ -139,13 +139,13 @@ class Classifier(pl.LightningModule):
             weight.requires_grad_(True)
 
     def _shares(self) -> list[tuple[nn.Parameter, float]]:
-        """The share of the training after which each weight has come to its end; with several processes none has, since
-        they wait for all gradients."""
+        """Weights that come to their end before the training does, and the share of it after which they do; none with
+        several processes, which wait for all gradients."""
         scheduler = self.lr_schedulers()
         if not isinstance(scheduler, OneCycle) or scheduler.end or self.trainer.world_size > 1:
             return []
         groups = zip(self.trainer.optimizers[0].param_groups, scheduler.shares, strict=True)
-        return [(weight, share) for group, share in groups for weight in group["params"]]
+        return [(weight, share) for group, share in groups for weight in group["params"] if share < 1]
 
     def on_train_epoch_start(self) -> None:
         self._freeze_finished()
@@ -229,3 +229,12 @@ class Classifier(pl.LightningModule):
         shown = {f"{split}/loss", f"{split}/acc"} if prog_bar else set()
         for name, value in metrics.items():
             self.log(name, value, prog_bar=name in shown, sync_dist=True)
+
+
+def _built(option: str, make: Callable[[Any], Any], of: Any) -> Any:
+    try:
+        return make(of)
+    except (TypeError, ValueError) as error:
+        if isinstance(error, SettingError):
+            raise
+        raise SettingError(f"model.{option} can't be used for this network: {error}. Choose another one.") from error

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -58,6 +58,10 @@ class OneCycle(LRScheduler):
 
     def get_lr(self) -> list[float | Tensor]:
         return [self._factor(share) * base_lr for share, base_lr in zip(self.shares, self.base_lrs, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Without `total_steps`: a run that is resumed for more epochs goes through the rest of a longer cycle."""
+        return {name: value for name, value in super().state_dict().items() if name != "total_steps"}
 
     def _factor(self, share: float) -> float:
         """What the peak rate is multiplied by, for a group that is trained for a share of the training."""

@@ -4,21 +4,16 @@ Knows nothing of models or of HTTP. What the workers do is in `decode_worker`.
 """
 
 import asyncio
-import itertools
 import logging
 import time
 from collections import deque
 from contextlib import suppress
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cifar_lit.errors import ImageError, SettingError
-from cifar_lit.serving.decode_process import Job, Worker
-from cifar_lit.serving.decode_zygote import STILLBORN, Zygote
+from cifar_lit.serving.decode_process import STILLBORN, Job, NetworkImage, Worker
 
 _START_S = 60.0
-"""Time for the first process to import torch, on a slow disk too."""
+"""Time for a worker to import its libraries, on a slow disk too."""
 _RETRY_S = 1.0
 
 _log = logging.getLogger(__name__)
@@ -27,12 +22,12 @@ _log = logging.getLogger(__name__)
 class Decoder:
     """From the bytes of an image file to the pixels a network sees, in worker processes.
 
-    One more process stays beside the workers: the one they are forked from. All end with this process, however it ends.
+    All of them end with this process, however it ends.
 
     Args:
-        workers: processes, each of which decodes one picture at a time; small ones may queue before it.
-        timeout_s: time for one picture, from the moment that no other is before it in its worker.
-        memory_bytes: what decoding one picture may take. 16 megapixels of 16-bit RGBA were measured to need 800 MiB.
+        workers: processes, each of which decodes one image at a time.
+        timeout_s: time for one image, from the moment that a worker has it.
+        memory_bytes: what decoding one image may take in a worker, besides the 50 MiB that it has at the start.
 
     Raises:
         SettingError: one of them is not positive.
@@ -45,8 +40,6 @@ class Decoder:
         self._num_workers = workers
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
-        self._zygote: Zygote | None = None
-        self._numbers = itertools.count()
         self._workers: list[Worker] = []
         self._waiting: deque[Job] = deque()
         self._keepers: list[asyncio.Task[None]] = []
@@ -64,8 +57,10 @@ class Decoder:
             OSError: they can't be started; what they had to say is on stderr.
         """
         try:
-            for _ in range(self._num_workers):
-                worker = await self._launch()
+            launched = await asyncio.gather(*(self._launch() for _ in range(self._num_workers)), return_exceptions=True)
+            for worker in launched:
+                if isinstance(worker, BaseException):
+                    raise worker
                 self._keepers.append(asyncio.create_task(self._keep(worker)))
             self._running = True
         except BaseException:
@@ -73,30 +68,27 @@ class Decoder:
             raise
 
     async def close(self) -> None:
-        """Ends the worker processes; whoever still waits for a picture gets a RuntimeError."""
+        """Ends the worker processes; whoever still waits for an image gets a RuntimeError."""
         self._running = False
         keepers, self._keepers = self._keepers, []
         for keeper in keepers:
             keeper.cancel()
         await asyncio.gather(*keepers, return_exceptions=True)
-        jobs = [*(job for worker in self._workers for job in worker.jobs), *self._waiting]
+        workers, self._workers = self._workers, []
+        for job in (*(worker.job for worker in workers if worker.job is not None), *self._waiting):
+            job.fail(RuntimeError("the decoder was closed before the image was decoded"))
         self._waiting.clear()
-        for job in jobs:
-            job.fail(RuntimeError("the decoder was closed before the picture was decoded"))
-        for worker in self._workers[:]:
-            worker.leave()
-        zygote, self._zygote = self._zygote, None
-        if zygote is not None:
-            await zygote.close()
+        for worker in workers:
+            await _end(worker)
 
-    async def decode(self, data: bytes) -> NDArray[np.uint8]:
-        """Decodes an image file, as soon as a worker has room for it.
+    async def decode(self, data: bytes) -> NetworkImage:
+        """Decodes an image file, as soon as a worker has no other.
 
         Returns:
-            (32, 32, 3), RGB, 0..255; the caller's own.
+            The image; its pixels are the caller's own.
 
         Raises:
-            ImageError: it is no picture that is accepted, takes too much time or memory, or crashed its worker.
+            ImageError: it is no image that is accepted, takes too much time or memory, or crashed its worker.
             RuntimeError: the decoder is not running.
         """
         if not self._running:
@@ -107,7 +99,7 @@ class Decoder:
         self._waiting.append(job)
         self._hand_out()
         try:
-            return await job.pixels
+            return await job.image
         except asyncio.CancelledError:
             with suppress(ValueError):
                 self._waiting.remove(job)
@@ -115,64 +107,47 @@ class Decoder:
 
     def _hand_out(self) -> None:
         while self._waiting:
-            job = self._waiting[0]
-            if job.pixels.done():  # the caller has left
-                self._waiting.popleft()
-                continue
-            # The first that can: one that is awake costs less than one that has to be woken.
-            worker = next((worker for worker in self._workers if worker.has_room(job)), None)
+            worker = next((worker for worker in self._workers if worker.job is None), None)
             if worker is None:
                 return
-            self._waiting.popleft()
-            worker.take(job)
+            job = self._waiting.popleft()
+            if not job.image.done():  # the caller may have left
+                worker.take(job)
 
-    def _on_slow(self, worker: "Worker") -> None:
-        if len(self._workers) > 1:
-            self._hand_out_again(worker.give_back())
-
-    def _on_lost(self, worker: "Worker", jobs: "list[Job]") -> None:
+    def _on_lost(self, worker: Worker, job: Job | None) -> None:
         if worker in self._workers:
             self._workers.remove(worker)
-        self._hand_out_again(jobs)
+        if job is not None:
+            self._waiting.appendleft(job)
+            self._hand_out()
 
-    def _hand_out_again(self, jobs: "list[Job]") -> None:
-        self._waiting.extendleft(reversed(jobs))
-        self._hand_out()
-
-    async def _launch(self) -> "Worker":
+    async def _launch(self) -> Worker:
         """A new worker, ready.
 
         Raises:
             OSError: it did not come to life.
         """
-        if self._zygote is not None and not self._zygote.is_alive():
-            self._zygote.leave()
-            self._zygote = None
-        if self._zygote is None:
-            self._zygote = Zygote(self._memory_bytes)
-        worker = Worker(
-            self._zygote, next(self._numbers), self._timeout_s, self._hand_out, self._on_slow, self._on_lost
-        )
+        worker = Worker(self._memory_bytes, self._timeout_s, self._hand_out, self._on_lost)
         try:
             async with asyncio.timeout(_START_S):
                 await worker.ready
-        except TimeoutError:
-            self._zygote.process.kill()
-            worker.leave()
-            raise TimeoutError(f"nothing was heard of it for {_START_S:g} s") from None
-        except BaseException:
-            worker.leave()
+        except BaseException as error:
+            await _end(worker)
+            if isinstance(error, TimeoutError):
+                raise TimeoutError(f"nothing was heard of it for {_START_S:g} s") from None
             raise
         if worker.lost.is_set():
+            await _end(worker)
             raise ConnectionError(STILLBORN)
         self._workers.append(worker)
         self._hand_out()
         return worker
 
-    async def _keep(self, worker: "Worker") -> None:
+    async def _keep(self, worker: Worker) -> None:
         """Replaces a worker whenever it is lost."""
         while True:
             await worker.lost.wait()
+            await _end(worker)
             idle_death = not worker.used and time.monotonic() - worker.started_at < _RETRY_S
             failure = STILLBORN if idle_death else None
             while True:
@@ -184,3 +159,9 @@ class Decoder:
                     break
                 except OSError as error:
                     failure = str(error)
+
+
+async def _end(worker: Worker) -> None:
+    """Ends a worker process for good."""
+    worker.leave()
+    await asyncio.to_thread(worker.process.wait)

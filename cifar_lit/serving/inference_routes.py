@@ -82,7 +82,7 @@ class TensorMetadata(BaseModel):
     name: str = Field(examples=["image"])
     datatype: str = Field(examples=["BYTES"])
     shape: list[int] = Field(description="-1 is the number of images.", examples=[[-1]])
-    parameters: dict[str, str] = Field(examples=[{"description": "image files (PNG, JPEG, WebP)"}])
+    parameters: dict[str, str] = Field(examples=[{"description": "image files (JPEG, PNG, WebP and others)"}])
 
 
 class ModelMetadata(BaseModel):

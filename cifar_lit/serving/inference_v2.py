@@ -20,6 +20,7 @@ import orjson
 from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, IMAGE_SIZE, NUM_CLASSES
+from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.errors import InputError
 from cifar_lit.serving.inference_tensors import (
     HEADER_LENGTH,
@@ -69,7 +70,7 @@ def _by_name(*tensors: _Tensor) -> dict[str, _Tensor]:
 
 
 _INPUTS = _by_name(
-    _Tensor("image", "BYTES", ((), (1,)), "image files (PNG, JPEG, WebP), as base64 strings where they stand in JSON"),
+    _Tensor("image", "BYTES", ((), (1,)), f"image files ({ACCEPTED}), as base64 strings where they stand in JSON"),
     _Tensor("pixels", "UINT8", (IMAGE_SHAPE,), "integers 0..255; height, width, channels (RGB)"),
 )
 _OUTPUTS = _by_name(

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
@@ -71,7 +71,7 @@ class Predictor:
         Raises:
             ImageError: it can't be decoded.
         """
-        return self.predict(to_network_size(decode(data)).unsqueeze(0))[0]
+        return self.predict(torch.from_numpy(decode(data).network_pixels).unsqueeze(0))[0]
 
     def heat_map(self, image: npt.NDArray[np.uint8], class_name: str) -> npt.NDArray[np.float32]:
         """Where the network saw a class: Grad-CAM (Selvaraju et al., 2017) at its last convolution.

@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.responses import PlainTextResponse, Response
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.serving.champion import Refusal
 from cifar_lit.serving.metrics import Metrics
@@ -24,6 +25,7 @@ MAX_FORM_BYTES = 32 * 1024 * 1024
 _LARGE_BYTES = 256 * 1024
 """Reading a form of this size would hold up the others for milliseconds: another thread does it."""
 
+_SUBTYPES = ("jpeg", "png", "webp", "gif", "bmp", "avif", "heic", "heif")
 _EXAMPLE_PROBS = {name: 0.0012 for name in CLASS_NAMES} | {"cat": 0.9892}
 
 
@@ -35,12 +37,17 @@ class PredictionBody(BaseModel):
     confidence: float = Field(description="Its probability.", ge=0, le=1, examples=[0.9892])
     probabilities: dict[str, float] = Field(description="Of every class; they sum to 1.", examples=[_EXAMPLE_PROBS])
     version: str = Field(description="The version that answered.", examples=["v0001"])
+    note: str | None = Field(
+        default=None,
+        description="What of the file was not looked at, such as other frames; left out if nothing.",
+        examples=["only the first frame of the animation was looked at"],
+    )
 
 
 class ErrorBody(BaseModel):
     """What was wrong, what was expected, how to mend it."""
 
-    detail: str = Field(examples=["the content is not a PNG, JPEG or WebP image. Convert it to one of these."])
+    detail: str = Field(examples=[f"this is a TIFF, expected a {ACCEPTED} image. Save it as JPEG or PNG."])
 
 
 class HealthBody(BaseModel):
@@ -103,15 +110,15 @@ _BODY = {
                             "items": {"type": "string", "format": "binary"},
                             "minItems": 1,
                             "maxItems": MAX_FILES,
-                            "description": "PNG, JPEG or WebP, up to 5 MiB each. One file gets one answer, several "
-                            "get a list in their order.",
+                            "description": f"{ACCEPTED}, up to {MAX_BYTES >> 20} MiB each. One file gets one answer, "
+                            "several get a list in their order.",
                         }
                     },
                 }
             },
             **{
                 kind: {"schema": {"type": "string", "format": "binary"}}
-                for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+                for kind in (*(f"image/{name}" for name in _SUBTYPES), "application/octet-stream")
             },
         },
     }
@@ -158,8 +165,8 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
             _401="No valid X-API-Key, where keys are asked for.",
             _408="The body came too slowly.",
             _413="Too many bytes, pixels or files.",
-            _415="Another type than PNG, JPEG or WebP.",
-            _422="Whole, but not what is asked for: no part `file`, an address, an animation.",
+            _415=f"Another type than {ACCEPTED}.",
+            _422="Whole, but not what is asked for: no part `file`, an address.",
             _429="More requests a minute than this client may send.",
             _503="Too much to do, or no version to answer with.",
             _504="No answer in time.",
@@ -243,4 +250,5 @@ def timings(answers: list[Answer]) -> str:
 
 
 def _body(upload: Upload, answer: Answer) -> dict[str, Any]:
-    return {"filename": upload.name, **answer.prediction.as_dict()}
+    note = {"note": answer.note} if answer.note else {}
+    return {"filename": upload.name, **answer.prediction.as_dict(), **note}

@@ -6,6 +6,8 @@ import signal
 import socket
 import sys
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
+from dataclasses import dataclass
 from types import FrameType
 
 import httptools
@@ -26,6 +28,10 @@ _CHUNK_BYTES = 12
 """What a chunk of a body needs besides: its size in hexadecimal and two line ends."""
 _WAKE_BYTES = 16 * 1024
 """The application is woken for so much of a body, and for its end: byte by byte would cost more than answering it."""
+LINGER_S = 30
+LINGER_BYTES = 64 * 1024 * 1024
+LINGER_BYTES_PER_S = 64 * 1024
+"""After an answer that ends the connection, the rest of the request's body is read and dropped within these bounds."""
 _SHUTDOWN_S = 12
 _ENDLESS = "/gradio_api/heartbeat/"
 """What a page asks for and reads as long as it is open."""
@@ -95,6 +101,15 @@ async def _turn_away_at_the_end(scope: Scope, receive: Receive, send: Send) -> N
     await error_reply(OverloadedError("the server is stopping. Send it again."))(scope, receive, send)
 
 
+@dataclass(frozen=True)
+class _Answering:
+    """What uvicorn needs of a transport to write an answer."""
+
+    write: Callable[[bytes], None]
+    is_closing: Callable[[], bool]
+    close: Callable[[], None]
+
+
 class _Protocol(HttpToolsProtocol):
     """HTTP with bounds for all of a request but its body: uvicorn waits for it for ever, and takes any size."""
 
@@ -105,6 +120,7 @@ class _Protocol(HttpToolsProtocol):
     """The message has been read."""
     _data = b""
     _stopping = False
+    _lingering = False
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -112,6 +128,10 @@ class _Protocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         self._num_bytes += len(data)
+        if self._lingering:
+            if self._num_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
         self._data = data
         super().data_received(data)
         if self._num_bytes > MAX_HEAD_BYTES:
@@ -133,6 +153,8 @@ class _Protocol(HttpToolsProtocol):
                 self.app = _turn_away_at_the_end
             super().on_headers_complete()
             self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
+            transport = self.transport
+            self.cycle.transport = _Answering(transport.write, transport.is_closing, self._end)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = max(0, self._num_bytes - len(body) - _CHUNK_BYTES)
@@ -163,8 +185,33 @@ class _Protocol(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if not self._complete and self.cycle.response_complete:  # an early answer; nobody reads the rest of the body
+        if self._lingering:
+            self._unset_keepalive_if_required()
+        elif not self._complete and self.cycle.response_complete:  # an early answer; nobody reads the rest of the body
             self._start_timer()
+
+    def _end(self) -> None:
+        """Closes the connection after an answer. If the request's body is still coming, it is closed for writing first.
+
+        A socket that is closed with bytes unread is reset. Clients that send a whole body before they read, as
+        http.client and browsers do, would see the reset instead of the answer (RFC 9112, section 9.6).
+        """
+        if self._complete or self.transport.is_closing():
+            self.transport.close()
+            return
+        self._lingering, self._num_bytes = True, 0
+        self.transport.write_eof()
+        self._linger(LINGER_S, 0)
+
+    def _linger(self, seconds: int, num_bytes: int) -> None:
+        self._timer = self.loop.call_later(1, self._linger_on, seconds - 1, num_bytes + LINGER_BYTES_PER_S)
+
+    def _linger_on(self, seconds: int, num_bytes: int) -> None:
+        """`num_bytes` must have come by now."""
+        if seconds > 0 and self._num_bytes >= num_bytes:
+            self._linger(seconds, self._num_bytes)
+        else:
+            self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
         if not self.transport.is_closing():

@@ -47,6 +47,7 @@ class Answer:
     Attributes:
         prediction: of the version that it names.
         pixels: uint8 (32, 32, 3), what the network saw.
+        note: what of the file was not looked at; empty if nothing was left.
         decode_s: seconds until the picture was decoded, waiting for a worker included.
         queue_s: seconds that it waited for the model.
         model_s: seconds that its batch took.
@@ -59,6 +60,7 @@ class Answer:
     queue_s: float
     model_s: float
     batch_size: int
+    note: str = ""
 
 
 class Service:
@@ -161,7 +163,7 @@ class Service:
             ImageError, OverloadedError, DeadlineError: as `predict`.
         """
         with self._taken(1):
-            return await self._in_time(self._decoder.decode(data))
+            return (await self._in_time(self._decoder.decode(data))).pixels
 
     async def explain(self, data: bytes) -> tuple[Answer, npt.NDArray[np.float32]]:
         """Answers an image file, and says where the network looked: see `Predictor.heat_map`.
@@ -175,26 +177,27 @@ class Service:
     async def _by_one_version(self, work: Sequence[Awaitable[Answer]]) -> list[Answer]:
         answers = await _all(work)
         while len({answer.prediction.version for answer in answers}) > 1:  # the champion changed between batches
-            answers = await _all([self._pixels(answer.pixels, time.monotonic()) for answer in answers])
+            answers = await _all([self._pixels(answer.pixels, time.monotonic(), answer.note) for answer in answers])
         return answers
 
     async def _explained(self, data: bytes) -> tuple[Answer, npt.NDArray[np.float32]]:
         answer = await self._file(data)
         predictor = self.champion.serving.predictor
         while predictor.version != answer.prediction.version:  # the champion changed meanwhile
-            answer = await self._pixels(answer.pixels, time.monotonic())
+            answer = await self._pixels(answer.pixels, time.monotonic(), answer.note)
             predictor = self.champion.serving.predictor
         heat = await self._batcher.call(lambda: predictor.heat_map(answer.pixels, answer.prediction.prediction))
         return answer, heat
 
     async def _file(self, data: bytes) -> Answer:
         began = time.monotonic()
-        return await self._pixels(await self._decoder.decode(data), began)
+        decoded = await self._decoder.decode(data)
+        return await self._pixels(decoded.pixels, began, decoded.note)
 
-    async def _pixels(self, image: Pixels, began: float) -> Answer:
+    async def _pixels(self, image: Pixels, began: float, note: str = "") -> Answer:
         decode_s = time.monotonic() - began
         done: Done[Prediction] = await self._batcher.submit(image)
-        answer = Answer(done.result, image, decode_s, done.queue_s, done.run_s, done.batch_size)
+        answer = Answer(done.result, image, decode_s, done.queue_s, done.run_s, done.batch_size, note)
         self._on_answer(answer)
         return answer
 

@@ -19,8 +19,7 @@ from cifar_lit.files import replace_synced
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 
-METRICS = ("loss", "acc", "precision", "recall", "f1")
-"""What is logged of a split."""
+_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "val/precision", "val/recall", "val/f1")
 
 Mode = Literal["min", "max"]
 
@@ -44,6 +43,7 @@ class BestCheckpoint(Checkpoint):
         mode: whether the smallest or the largest is best. Default: the smallest loss, the largest of the other metrics.
         dirpath: folder for the `.ckpt` files. Default: `checkpoints/` in the run's own folder.
         every_n_seconds: least seconds between two writings of `last.ckpt`; 0 writes it after every epoch.
+        write: whether `.ckpt` files are written at all.
     """
 
     def __init__(
@@ -52,13 +52,17 @@ class BestCheckpoint(Checkpoint):
         mode: Mode | None = None,
         dirpath: str | None = None,
         every_n_seconds: float = 10.0,
+        write: bool = True,
     ) -> None:
+        if monitor is not None and monitor not in _METRICS:
+            raise SettingError(f"best.monitor is {monitor!r}, expected one of: {', '.join(_METRICS)}.")
         if every_n_seconds < 0:
             raise SettingError(f"every_n_seconds is {every_n_seconds}, expected 0 or more.")
         self.monitor = monitor
         self.mode: Mode = mode or mode_of(monitor or "loss")
         self.dirpath = dirpath
         self.every_n_seconds = every_n_seconds
+        self.write = write
         self.best_epoch: int | None = None
         """Epoch (from 0) whose weights the model holds after training; None before, and if no epoch was finished."""
         self._best: dict[str, Any] | None = None
@@ -82,13 +86,13 @@ class BestCheckpoint(Checkpoint):
         self._last_epoch = trainer.current_epoch
         if self.monitor is not None and (score := self._score(trainer)) is not None:
             self._best = {"epoch": trainer.current_epoch, "score": score, "state_dict": self._validated}
-        if _is_whole(trainer) and self._is_due(trainer):
+        if self.write and _is_whole(trainer) and self._is_due(trainer):
             trainer.save_checkpoint(os.path.join(self._folder, LAST), weights_only=False)
             self._written_at = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._restore(pl_module)
-        if self.best_epoch is not None:
+        if self.write and self.best_epoch is not None:
             trainer.save_checkpoint(os.path.join(self._folder, BEST), weights_only=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
@@ -106,16 +110,10 @@ class BestCheckpoint(Checkpoint):
         return self.dirpath
 
     def _score(self, trainer: pl.Trainer) -> float | None:
-        """The epoch's value of the monitored metric, if it is the best so far.
-
-        Raises:
-            SettingError: there is no such metric.
-        """
+        """The epoch's value of the monitored metric if it is the best so far; None if it ended before validation."""
         value = trainer.callback_metrics.get(str(self.monitor))
         if value is None:
-            raise SettingError(
-                f"best.monitor is {self.monitor!r}, expected one of: {', '.join(sorted(trainer.callback_metrics))}."
-            )
+            return None
         score = float(value)
         if self._best is None:
             return score

@@ -1,18 +1,27 @@
-"""Keeps the arguments of one class from reaching another on the command line and in configs.
+"""Parsing of options that name a class: it has its own defaults, and a short name means ours where there is one. A
+misspelt option is answered with the likely one.
 
 jsonargparse hands the arguments of a replaced class on to the class that replaces it wherever their names agree
 (mauvilsa/jsonargparse#460): `--model.optimizer torch.optim.SGD` over a config with Muon ran with Muon's weight decay.
 """
 
-from collections.abc import Iterator
+import difflib
+import re
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 from unittest import mock
 
 from jsonargparse import ArgumentParser
+from jsonargparse import _typehints as typehints
 from pytorch_lightning.utilities import rank_zero_info
 
-_DISCARD = "jsonargparse._typehints.discard_init_args_on_class_path_change"
+from cifar_lit.models.networks import NETWORKS
+from cifar_lit.models.optimizers import Muon, MuonSGD
+from cifar_lit.models.schedules import OneCycle
+
+_OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
+_UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|option '|Key ')([\w.]+)")
 
 
 class ClassArgumentParser(ArgumentParser):
@@ -22,12 +31,28 @@ class ClassArgumentParser(ArgumentParser):
     """
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
-        with _own_arguments():
+        with _own_arguments(), _own_names():
             return super().parse_args(*args, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
-        with _own_arguments():
+        with _own_arguments(), _own_names():
             return super().parse_object(*args, **kwargs)
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        unknown = _UNKNOWN.search(message)
+        if unknown and (likely := difflib.get_close_matches(unknown[1], _option_names(self), 1)):
+            message += f". Did you mean {likely[0]}?"
+        super().error(message, ex)
+
+
+def _option_names(parser: ArgumentParser) -> list[str]:
+    """Of the parser and its subcommands, without dashes."""
+    names: list[str] = []
+    for action in parser._actions:
+        names += [option.lstrip("-") for option in action.option_strings]
+        for each in action.choices.values() if isinstance(action.choices, dict) else ():
+            names += _option_names(each)
+    return names
 
 
 @contextmanager
@@ -43,7 +68,21 @@ def _own_arguments() -> Iterator[None]:
         if told:
             dropped[f"{value['class_path']} replaces {previous['class_path']} and drops its {told}."] = None
 
-    with mock.patch(_DISCARD, discard):
+    with mock.patch.object(typehints, "discard_init_args_on_class_path_change", discard):
         yield
     for message in dropped:
         rank_zero_info(message)
+
+
+@contextmanager
+def _own_names() -> Iterator[None]:
+    """`Muon` is ours, not torch's, which takes matrices only."""
+    theirs: Callable[[Any, str], str] = typehints.resolve_class_path_by_name
+
+    def resolve(base: Any, name: str) -> str:
+        own = _OURS.get(name)
+        is_wanted = own is not None and isinstance(base, type | tuple) and issubclass(own, base)
+        return f"{own.__module__}.{name}" if is_wanted else theirs(base, name)
+
+    with mock.patch.object(typehints, "resolve_class_path_by_name", resolve):
+        yield

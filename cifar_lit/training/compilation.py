@@ -141,6 +141,6 @@ def _graphs_skipped() -> int:
     return int(torch._dynamo.utils.counters["inductor"]["cudagraph_skips"])
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".") + "." if lines else f"{type(error).__name__}."
+    return lines[0].rstrip(".!") + "." if lines else f"{type(error).__name__}."

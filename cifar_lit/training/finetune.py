@@ -21,6 +21,7 @@ from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
+from cifar_lit.seeding import global_seed
 from cifar_lit.training.blend import Blend, compare, evidence
 from cifar_lit.training.gate import Gate
 from cifar_lit.training.progress import Tell, tell_nobody
@@ -134,6 +135,7 @@ def finetune(
         config=config,
         training=training,
         history=tuner.history,
+        seed=global_seed(),
         parent=parent.version.id if parent.version else None,
         extra_files=_lessons(comparisons, sets, parent.name),
     )

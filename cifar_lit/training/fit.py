@@ -1,6 +1,9 @@
 """`cifar-lit fit`: LightningCLI around the classifier, with a version at the end."""
 
 import logging
+import math
+import random
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -8,22 +11,32 @@ from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
-from cifar_lit.errors import CifarLitError
+from cifar_lit.errors import CifarLitError, SettingError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
-from cifar_lit.training.best_checkpoint import BestCheckpoint, Mode, SyncedCheckpointIO, mode_of
+from cifar_lit.seeding import global_seed
+from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.compilation import CompileMode, CompileStep
+from cifar_lit.training.compilation import CompileMode, CompileStep, first_line
+from cifar_lit.training.fit_options import (
+    as_list,
+    loggers,
+    newest_checkpoint,
+    root_cause,
+    several_devices,
+    stopping_mode,
+)
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
@@ -37,15 +50,11 @@ _NOISE = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own affair
     r"Found \d+ module\(s\) in eval mode",  # where batch norm is frozen they are meant to be
     r"LightningCLI's args parameter is intended to run from within Python",  # so it is
+    r"\s*(By default only one JsonargparseDeprecationWarning|``instantiate_classes``|skip_none parameter)",  # its use
     r"The number of training batches .* is smaller than the logging interval",  # metrics are logged once an epoch
 )
 
 _Callback = TypeVar("_Callback", bound=Callback)
-
-_LOGGERS = [
-    {"class_path": "pytorch_lightning.loggers.CSVLogger", "init_args": {"save_dir": RUNS, "name": None}},
-    {"class_path": "pytorch_lightning.loggers.TensorBoardLogger", "init_args": {"save_dir": RUNS, "name": None}},
-]
 
 
 def hush_lightning() -> None:
@@ -59,25 +68,9 @@ def _no_advertisement(record: logging.LogRecord) -> bool:
     return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
 
 
-def _as_list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
 class _Parser(ClassArgumentParser, LightningArgumentParser):
     def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
         print("usage: cifar-lit fit --config configs/NAME.yaml [--model.* --data.* --trainer.* ...]", file=file)
-
-
-def _stopping_mode(monitor: str | None, mode: Mode | None) -> Mode:
-    return mode or mode_of(monitor or "loss")
-
-
-def _several_devices(num: int, batch_size: int) -> str:
-    return (
-        f"{num} processes: a step learns from {num * batch_size:,} images, not {batch_size:,}. To train as one process "
-        f"does, set --data.batch_size {max(1, batch_size // num)}. To keep the larger steps, multiply the learning "
-        f"rate by {num} for SGD, by {num**0.5:.2f} for Adam and Muon (docs/scaling.md)."
-    )
 
 
 class OneBar(TQDMProgressBar):
@@ -111,7 +104,6 @@ class FitCLI(LightningCLI):
             CIFAR10DataModule,
             save_config_kwargs={"overwrite": True},
             trainer_defaults={
-                "logger": _LOGGERS,
                 "default_root_dir": RUNS,
                 "devices": 1,
                 "max_epochs": 15,
@@ -147,9 +139,10 @@ class FitCLI(LightningCLI):
         )
         parser.add_lightning_class_args(BestCheckpoint, "best")
         parser.add_lightning_class_args(EarlyStopping, "early_stopping")
-        parser.set_defaults({"early_stopping.patience": 10})
+        # Not strict: a run may end before its first validation.
+        parser.set_defaults({"early_stopping.patience": 10, "early_stopping.strict": False})
         parser.link_arguments("best.monitor", "early_stopping.monitor")
-        parser.link_arguments(("best.monitor", "best.mode"), "early_stopping.mode", compute_fn=_stopping_mode)
+        parser.link_arguments(("best.monitor", "best.mode"), "early_stopping.mode", compute_fn=stopping_mode)
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config.fit.trainer
@@ -159,15 +152,41 @@ class FitCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it without being asked
             if trainer.benchmark is None:
                 trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
-        if not self.config.fit.data.val_fraction:  # no validation decides what is kept: the last epoch is
+        if not self.config.fit.data.val_fraction or trainer.limit_val_batches == 0:
+            # No validation decides what is kept: the last epoch is.
             self.config.fit.best.monitor = None
             self.config.fit.early_stopping.monitor = "train/loss"
             self.config.fit.early_stopping.patience = sys.maxsize
+        if trainer.enable_checkpointing is False:  # the best weights are kept in memory all the same
+            self.config.fit.best.write = False
+            trainer.enable_checkpointing = None
+        if trainer.logger is None or trainer.logger is True:
+            trainer.logger = loggers(trainer.default_root_dir)
+        if self.config.fit.ckpt_path == "last":
+            self.config.fit.ckpt_path = newest_checkpoint(Path(trainer.default_root_dir))
+        self.seed = None if self.config.fit.seed_everything is False else global_seed()
+        if self.seed is None:
+            pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=False)
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
         keep_freed_memory()
         # Adam's means decay towards 0 where nothing moves, and a CPU takes 100 times as long for the smallest numbers.
         torch.set_flush_denormal(True)
+
+    def instantiate_classes(self) -> None:
+        """Builds data, classifier and Trainer.
+
+        Raises:
+            SettingError: what was chosen can't be built, or not together.
+        """
+        try:
+            super().instantiate_classes()
+        except CifarLitError:
+            raise
+        except (MisconfigurationException, ImportError, RuntimeError, TypeError, ValueError) as error:
+            raise SettingError(
+                f"These options can't be used: {first_line(root_cause(error))} `cifar-lit fit --help` lists what can."
+            ) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         configured = self._get(self.config_init, "trainer")
@@ -180,7 +199,7 @@ class FitCLI(LightningCLI):
             callbacks.append(OneBar())
         if configured.profiler is None:
             kwargs["profiler"] = NoProfiler()
-        kwargs["plugins"] = [*_as_list(configured.plugins), SyncedCheckpointIO()]
+        kwargs["plugins"] = [*as_list(configured.plugins), SyncedCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
         for logger in trainer.loggers:
             _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
@@ -194,7 +213,7 @@ class FitCLI(LightningCLI):
         if trainer.strategy.root_device.type == "cpu" and (reason := absence()):
             rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
         if trainer.world_size > 1:
-            rank_zero_info(_several_devices(trainer.world_size, self.datamodule.batch_size))
+            rank_zero_info(several_devices(trainer.world_size, self.datamodule.batch_size))
 
     def after_fit(self) -> None:
         self._run_folder = self.trainer.log_dir  # asked of all processes together
@@ -226,21 +245,34 @@ class FitCLI(LightningCLI):
         # Lightning's teardown has moved the network to the CPU.
         network, datamodule = self.model.network.to(self.trainer.strategy.root_device), self.datamodule
         sets = {"val": datamodule.val_set, "test": datamodule.test_set}
+        evaluations = {split: evaluate(network, data) for split, data in sets.items() if len(data)}
+        if not all(math.isfinite(each.metrics["loss"]) for each in evaluations.values()):
+            raise SettingError(
+                "The training diverged: the network's predictions are not finite, so no version was made. Lower the "
+                "learning rate (--model.optimizer.lr)."
+            )
         self.published = publish(
             network,
             self.registry,
-            evaluations={split: evaluate(network, data) for split, data in sets.items() if len(data)},
+            evaluations=evaluations,
             decide=lambda champion: decide(network, datamodule, champion),
             data=datamodule.fingerprint(),
             config=config,
             training=training,
             history=history,
+            seed=self.seed,
         )
         self._tell(self.published)
 
+    @property
+    def status(self) -> int:
+        """Exit status: 0, or 130 after Ctrl-C and 143 after SIGTERM."""
+        signum = self._callback(StopOnInterrupt).signal
+        return 128 + signum if signum else 0
+
     def _ended_by(self) -> str:
-        if self._callback(StopOnInterrupt).interrupted:
-            return "Ctrl-C"
+        if signum := self._callback(StopOnInterrupt).signal:
+            return "Ctrl-C" if signum is signal.SIGINT else signum.name
         return "early stopping" if self._callback(EarlyStopping).stopped_epoch else "its last epoch"
 
     def _tell(self, published: Published) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C as a wish to stop training, not as an accident."""
+"""Ctrl-C and SIGTERM as a wish to stop training, not as an accident."""
 
 import signal
 from types import FrameType
@@ -10,21 +10,23 @@ from pytorch_lightning.utilities import rank_zero_info
 
 
 class StopOnInterrupt(Callback):
-    """The first Ctrl-C ends training after the current step (with several processes, after the epoch), validates and
-    goes on as if the last epoch were done. The second ends the program at once.
+    """The first Ctrl-C or SIGTERM ends training after the current step (with several processes, after the epoch),
+    validates and goes on as if the last epoch were done. The second ends the program at once.
     """
 
     def __init__(self) -> None:
         self.interrupted = False
-        self._before: Any = None
+        self.signal: signal.Signals | None = None
+        """What ended the training; None if nothing did."""
+        self._before: dict[signal.Signals, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._before = signal.signal(signal.SIGINT, self._handle)
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # After Lightning has set its own, which would end the program with the epoch unfinished and status 0.
+        self._before = {each: signal.signal(each, self._handle) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
-            self._before = None
+        while self._before:
+            signal.signal(*self._before.popitem())
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         # Processes must leave the epoch together, and they learn of a Ctrl-C at different steps.
@@ -38,7 +40,9 @@ class StopOnInterrupt(Callback):
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
         self.interrupted = True
+        self.signal = signal.Signals(signum)
         signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         rank_zero_info(
             "\nStopping: the best epoch so far will be kept. Ctrl-C again stops at once and makes no version."
         )

@@ -17,7 +17,6 @@ from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
-from cifar_lit.seeding import global_seed
 from cifar_lit.training.promotion import Decision
 
 CONFIG = "config.yaml"
@@ -43,6 +42,7 @@ def publish(
     config: str,
     training: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
+    seed: int | None,
     parent: str | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Published:
@@ -57,6 +57,7 @@ def publish(
         config: text of the config file that makes this run again.
         training: how the run went, for the manifest; `best_epoch` (from 0) is marked in the curves.
         history: one mapping an epoch, for the curves.
+        seed: of all random choices; None if none was given.
         parent: id of the version that training started from.
         extra_files: more files of the version, by their path inside.
 
@@ -69,7 +70,7 @@ def publish(
         class_names=list(CLASS_NAMES),
         metrics=metrics,
         data=dict(data),
-        seed=global_seed(),
+        seed=seed,
         code={"cifar_lit": cifar_lit.__version__, "torch": torch.__version__},
         training=dict(training),
         parent=parent,

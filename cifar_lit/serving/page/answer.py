@@ -7,14 +7,15 @@ from html import escape
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.io import encode_png
 
+from cifar_lit.data.images import encode_png
+from cifar_lit.errors import CifarLitError, ImageError
 from cifar_lit.serving.predictor import Prediction
 from cifar_lit.serving.service import Answer
 
 Pixels = npt.NDArray[np.uint8]
 
+_ON_A_PHONE = "On a phone, choose a screenshot of it instead."
 _SURE, _LEANING, _TORN = 0.9, 0.6, 0.4
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
 _CAVEAT = """It knows nothing but its ten classes, and names one of them whatever it is shown. Doubt can be a sign that
@@ -42,6 +43,11 @@ def remark(prediction: Prediction) -> str:
     )
 
 
+def noted(answer: Answer) -> str:
+    """What of the file was not looked at, as a sentence after others; empty if nothing was left."""
+    return f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
+
+
 def effective_classes(prediction: Prediction) -> float:
     """Among how many equally probable classes the network would hesitate as much, 1..10: e to the entropy."""
     return math.exp(-sum(p * math.log(p) for p in prediction.probabilities.values() if p > 0))
@@ -58,12 +64,19 @@ def looking() -> str:
     return '<p class="hint">Looking at the picture …</p>'
 
 
+def sorry(error: CifarLitError) -> str:
+    """What a visitor reads of a picture that was not answered."""
+    advice = f" {_ON_A_PHONE}" if isinstance(error, ImageError) and "screenshot" not in str(error) else ""
+    return f"This can't be classified: {error}{advice}"
+
+
 def problem(sentence: str) -> str:
     return f'<p class="problem">{escape(sentence)}</p>'
 
 
-def verdict(prediction: Prediction) -> str:
+def verdict(answer: Answer) -> str:
     """The class, how much that is worth, and the probability of each class as a bar."""
+    prediction = answer.prediction
     bars = "\n".join(
         f'<tr><th scope="row">{escape(name)}</th><td class="bar"><i style="width:{100 * p:.2f}%"></i></td>'
         f'<td class="figure">{percent(p)}</td></tr>'
@@ -71,7 +84,7 @@ def verdict(prediction: Prediction) -> str:
     )
     return f"""<p class="verdict"><strong>{escape(prediction.prediction)}</strong>
 <span class="share">{percent(prediction.confidence)}</span></p>
-<p class="remark">{escape(remark(prediction))}</p>
+<p class="remark">{escape(f"{remark(prediction)}{noted(answer)}")}</p>
 <table id="probabilities" aria-live="off" aria-label="Probability of each class"><tbody>
 {bars}
 </tbody></table>"""
@@ -130,7 +143,7 @@ def table(rows: Sequence[tuple[str, Answer | str]]) -> str:
 
 def picture(pixels: Pixels, alt: str) -> str:
     """An `img` with the picture inside it; pixels are uint8 (height, width, 3)."""
-    png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
+    png = encode_png(pixels)
     return f'<img class="pixels" alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
 
 
@@ -154,12 +167,12 @@ def _ranked(prediction: Prediction) -> list[tuple[str, float]]:
 
 
 def _row(name: str, outcome: Answer | str) -> str:
-    shown = f'<td class="name">{escape(name)}</td>'
+    shown = f'<td class="name" title="{escape(name)}">{escape(name)}</td>'
     if isinstance(outcome, str):
         return f'<tr><td></td>{shown}<td class="problem">{escape(outcome)}</td></tr>'
     found = outcome.prediction
     doubt = "" if found.confidence >= _LEANING else " (not sure)"
     return (
         f"<tr><td>{picture(outcome.pixels, '')}</td>{shown}<td><strong>{escape(found.prediction)}</strong> "
-        f"{percent(found.confidence)}{doubt}</td></tr>"
+        f"{percent(found.confidence)}{doubt}{'.' if outcome.note else ''}{escape(noted(outcome))}</td></tr>"
     )

@@ -8,19 +8,24 @@ import gradio as gr
 import numpy as np
 import numpy.typing as npt
 
+from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.page import answer as shown
+from cifar_lit.serving.page.choosing import brings_into_view
 from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.page.uploads import do_for_each, read_upload
+from cifar_lit.serving.page.uploads import do_for_each, read_picture
 from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.uploads import MAX_FILES
 
 _THUMBNAIL = 128
 _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
+_COMES_INTO_VIEW = brings_into_view("#picture", "#answer")
 _CHOOSES = """element.addEventListener('click', (event) => {
   const button = event.target.closest('button[data-name]');
-  if (button) trigger('select', {name: button.dataset.name});
+  if (!button) return;
+  trigger('select', {name: button.dataset.name});
+  document.querySelector('#picture').scrollIntoView({block: 'nearest'});
 });"""
 
 Pixels = npt.NDArray[np.uint8]
@@ -45,22 +50,20 @@ class _Turn:
 def build_classify(service: Service, class_names: list[str]) -> gr.Image:
     """Adds the tab's components and events to the page that is being built; gives that of the visitor's picture."""
     turn, turn_of_many = gr.State(_Turn()), gr.State(_Turn())
-    with gr.Row(equal_height=False):
-        with gr.Column(min_width=300):
-            image = gr.Image(
-                label="Your picture",
-                sources=["upload", "clipboard", "webcam"],
-                height=320,
-                format="png",
-                buttons=["fullscreen"],
-                placeholder="Drop a picture here,\nor click to choose one",
-                alt_text="The picture that you chose",
-                elem_id="picture",
-            )
-            examples = gr.HTML(_example_list(), js_on_load=_CHOOSES, elem_id="examples")
-        with gr.Column(min_width=300):
-            verdict = gr.HTML(shown.hint(), js_on_load=_SAYS_CHANGES, elem_id="answer")
-    details = gr.HTML("", elem_id="seen")
+    with gr.Row(equal_height=False, elem_id="classify"):
+        image = gr.Image(
+            label="Your picture",
+            sources=["upload", "clipboard", "webcam"],
+            height=320,
+            format="png",
+            buttons=["fullscreen"],
+            placeholder="Drop a picture here,\nor click to choose one",
+            alt_text="The picture that you chose",
+            elem_id="picture",
+        )
+        verdict = gr.HTML(shown.hint(), js_on_load=_SAYS_CHANGES + _COMES_INTO_VIEW, elem_id="answer")
+        details = gr.HTML("", elem_id="seen")
+        examples = gr.HTML(_example_list(), js_on_load=_CHOOSES, elem_id="examples")
     with gr.Accordion("Several pictures at once", open=False, elem_id="several"):
         files = gr.File(
             label=f"Up to {MAX_FILES} pictures",
@@ -89,21 +92,20 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
         return html if number == turn.number else gr.skip()
 
     async def predict(image: Any) -> tuple[dict[str, float] | None, str]:
-        """Classifies an image file (PNG, JPEG or WebP, up to 5 MiB); gives the probability of each class and a
-        sentence."""
         if image is None:
             return None, ""
         try:
-            found = (await service.predict(await read_upload(image, MAX_BYTES))).prediction
+            answer = await service.predict(await read_picture(image))
         except CifarLitError as error:
-            raise gr.Error(_sorry(error), duration=None, print_exception=False) from error
+            raise gr.Error(shown.sorry(error), duration=None, print_exception=False) from error
+        found = answer.prediction
         said = f"**{found.prediction}**, with {found.confidence:.1%} confidence. Answered by {found.version}."
-        return found.probabilities, said
+        return found.probabilities, said + shown.noted(answer)
 
     async def predict_many(files: Any) -> list[dict[str, Any]]:
         """Classifies several image files, up to 64; gives a list in their order. Each item has `filename`, and either
-        `prediction`, `confidence`, `probabilities` and `version`, or `error`: one bad picture does not spoil the
-        others."""
+        `prediction`, `confidence`, `probabilities`, `version` and perhaps `note`, or `error`: one bad picture does not
+        spoil the others."""
         try:
             rows = await _answers(service, files or [])
         except CifarLitError as error:
@@ -115,7 +117,11 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
     image.change(show, [image, turn], [verdict, details], **private)
     files.change(show_many, [files, turn_of_many], answers, **private)
     examples.select(_chosen, None, image, show_progress="hidden", **private)
-    gr.on([], predict, image, [label, sentence], api_name="predict", queue=False)
+    offer = (
+        f"Classifies an image file ({ACCEPTED}, up to {MAX_BYTES >> 20} MiB); gives the probability of each class and "
+        "a sentence."
+    )
+    gr.on([], predict, image, [label, sentence], api_name="predict", api_description=offer, queue=False)
     gr.on([], predict_many, files, results, api_name="predict_many", queue=False)
     return image
 
@@ -123,10 +129,10 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
 async def _shown_answer(service: Service, image: Any) -> tuple[str, str]:
     """The answer and its details, as HTML."""
     try:
-        answer, heat = await service.explain(await read_upload(image, MAX_BYTES))
+        answer, heat = await service.explain(await read_picture(image))
     except CifarLitError as error:
-        return shown.problem(_sorry(error)), ""
-    return shown.verdict(answer.prediction), shown.details(answer, heat)
+        return shown.problem(shown.sorry(error)), ""
+    return shown.verdict(answer), shown.details(answer, heat)
 
 
 async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
@@ -137,17 +143,15 @@ async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
     """
 
     async def answer(upload: Any) -> Answer:
-        return await service.predict(await read_upload(upload, MAX_BYTES))
+        return await service.predict(await read_picture(upload))
 
-    return await do_for_each(uploads, answer, _sorry)
+    return await do_for_each(uploads, answer, shown.sorry)
 
 
 def _as_dict(outcome: Outcome) -> dict[str, Any]:
-    return {"error": outcome} if isinstance(outcome, str) else outcome.prediction.as_dict()
-
-
-def _sorry(error: CifarLitError) -> str:
-    return f"This can't be classified: {error}"
+    if isinstance(outcome, str):
+        return {"error": outcome}
+    return outcome.prediction.as_dict() | ({"note": outcome.note} if outcome.note else {})
 
 
 def _chosen(event: gr.EventData) -> Pixels | None:

@@ -49,7 +49,7 @@ def load_examples() -> tuple[Example, ...]:
     """All of them, in the order in which they are shown."""
     photograph = files(__package__).joinpath("examples", "cat.jpg").read_bytes()
     return (
-        Example("cat", "Cat", "A photograph of a cat", decode(photograph).contiguous().numpy()),
+        Example("cat", "Cat", "A photograph of a cat", decode(photograph).pixels),
         Example("ship", "Ship", "A drawing of a ship on the sea", _draw(_ship)),
         Example("airplane", "Airplane", "A drawing of an airplane in the sky", _draw(_airplane)),
         Example("apple", "None of the ten", "A drawing of an apple, which is none of the ten classes", _draw(_apple)),

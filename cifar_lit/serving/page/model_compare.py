@@ -4,14 +4,12 @@ import asyncio
 from typing import Any
 
 import gradio as gr
-import torch
-from torchvision.io import encode_png
 
-from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.page import model_html as html
 from cifar_lit.serving.page.model_view import ModelView
-from cifar_lit.serving.page.uploads import read_upload
+from cifar_lit.serving.page.uploads import read_picture
 from cifar_lit.serving.service import Service
 
 
@@ -56,7 +54,7 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         """Has two versions answer one picture.
 
         Args:
-            image: a PNG, JPEG or WebP.
+            image: a JPEG, PNG, WebP, GIF, BMP, AVIF or HEIC.
             version: an id such as v0001, or latest for the one that answers now.
             other: the same.
 
@@ -67,12 +65,12 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         if image is None:
             return None
         try:
-            pixels = await service.decode(await read_upload(image, MAX_BYTES))
+            pixels = await service.decode(await read_picture(image))
             found = await asyncio.to_thread(view.compare, pixels, [str(version), str(other)])
         except CifarLitError as error:
             sentence = f"This can't be compared: {view.words(error)}"
             raise gr.Error(sentence, duration=None, print_exception=False) from error
-        png = encode_png(torch.from_numpy(pixels).permute(2, 0, 1)).numpy().tobytes()
+        png = encode_png(pixels)
         return {"answers": [each.as_dict() for each in found], "seen": html.png_url(png)}
 
     quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

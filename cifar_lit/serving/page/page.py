@@ -14,13 +14,16 @@ from starlette.responses import Response
 from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.serving.login import Login
+from cifar_lit.serving.page.choosing import build_choosing
 from cifar_lit.serving.page.classify import build_classify
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.receive import Uploads
 from cifar_lit.serving.page.status import status
 from cifar_lit.serving.page.teach import build_teach
+from cifar_lit.serving.page.teach_desk import MAX_INCREMENT_BYTES
 from cifar_lit.serving.page.theme import CSS, THEME
 from cifar_lit.serving.page.warm import warm_at_start
 from cifar_lit.serving.replies import RequestError, error_reply
@@ -28,7 +31,6 @@ from cifar_lit.serving.service import Service
 from cifar_lit.serving.teaching import Teacher
 
 TITLE = "What is in the picture?"
-MAX_FILE_BYTES = 200 * 2**20
 _QUEUE_SIZE = 64
 
 _log = logging.getLogger(__name__)
@@ -48,6 +50,7 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     page = GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600))
     with page:
         _build_header(page, service)
+        build_choosing()
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
                 picture = build_classify(service, list(CLASS_NAMES))
@@ -60,14 +63,15 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=8)
     # Gradio would make a table of the last 10,000 events after each of them, which takes tens of milliseconds.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
-    Uploads(MAX_FILE_BYTES, page.upload_file_set).add_to(app)
+    max_file_bytes = MAX_BYTES if teacher is None else MAX_INCREMENT_BYTES
+    Uploads(max_file_bytes, page.upload_file_set).add_to(app)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         theme=THEME,
         css=CSS,
-        max_file_size=MAX_FILE_BYTES,
+        max_file_size=max_file_bytes,
         footer_links=["api"],
         show_error=False,  # what is no sentence of ours stays in the log
         ssr_mode=False,

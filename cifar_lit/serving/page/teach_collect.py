@@ -11,7 +11,8 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.serving.login import Login
 from cifar_lit.serving.page import teach_html as html
-from cifar_lit.serving.page.answer import looking, problem
+from cifar_lit.serving.page.answer import looking, problem, sorry
+from cifar_lit.serving.page.choosing import brings_into_view
 from cifar_lit.serving.page.teach_desk import Desk, Increment
 from cifar_lit.serving.page.teach_guard import require
 from cifar_lit.serving.service import Answer
@@ -20,6 +21,7 @@ from cifar_lit.serving.uploads import MAX_FILES
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
+_COMES_INTO_VIEW = brings_into_view("#teach-picture", "#teach-add")
 _LOOK_FIRST = html.hint("What the network takes it for will stand here.")
 
 
@@ -63,7 +65,12 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
                 "Take the picture from Classify", size="sm", visible=classified is not None, elem_id="teach-carry"
             )
         with gr.Column(min_width=240):
-            seen = gr.HTML(_LOOK_FIRST, js_on_load=_SAYS_CHANGES, elem_id="teach-seen", apply_default_css=False)
+            seen = gr.HTML(
+                _LOOK_FIRST,
+                js_on_load=_SAYS_CHANGES + _COMES_INTO_VIEW,
+                elem_id="teach-seen",
+                apply_default_css=False,
+            )
             again = gr.Button("Ask again", size="sm", visible=False, elem_id="teach-again")
     label = gr.Radio(list(CLASS_NAMES), label="It really shows", elem_id="teach-label")
     add = gr.Button("Add this correction", variant="primary", interactive=False, elem_id="teach-add")
@@ -76,7 +83,7 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
         try:
             found = await desk.look(upload)
         except CifarLitError as error:
-            said = problem(f"This can't be classified: {error}")
+            said = problem(sorry(error))
             return [None, said, gr.update(interactive=False), gr.update(visible=True), ""]
         return [found, html.answered(found), gr.update(interactive=True), gr.update(visible=True), ""]
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifar_lit.data import corrections
-from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError, DataError, InputError
-from cifar_lit.serving.page.uploads import do_for_each, read_upload, upload_name, uploaded_path
+from cifar_lit.serving.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
 from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.teaching import Audit, Teacher
 from cifar_lit.serving.tuning import Job
@@ -82,7 +81,7 @@ class Desk:
         Raises:
             ImageError, InputError, OverloadedError, DeadlineError: it can't.
         """
-        return await self._service.predict(await read_upload(upload, MAX_BYTES))
+        return await self._service.predict(await read_picture(upload))
 
     async def correct(self, answer: Answer, label: str) -> int:
         """Adds a correction of an answer; gives how many wait now.

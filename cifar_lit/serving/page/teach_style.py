@@ -60,6 +60,7 @@ CSS = """
 .t-figures small { display: block; white-space: nowrap; color: var(--body-text-color-subdued); }
 .t-figures .t-up { font-weight: 600; color: #15803d; } .t-figures .t-down { font-weight: 600; color: #b91c1c; }
 .t-done + .problem { margin-top: 0.6rem; }
+@media (max-width: 640px), (max-height: 500px) { #teach-picture { height: 180px !important; } }
 @media (max-width: 520px) {
   #teach-verdict .t-figures tr { display: grid; grid-template-columns: repeat(3, 1fr); padding: 0.35rem 0;
     border-bottom: 1px solid var(--border-color-primary); }

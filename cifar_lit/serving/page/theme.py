@@ -20,6 +20,7 @@ THEME = gr.themes.Soft(
 
 CSS = """
 .gradio-container { max-width: 1120px !important; margin: 0 auto !important; }
+.gradio-container > .main { padding-inline: clamp(16px, 4vw, 32px) !important; }
 footer .divider { display: none; }
 :is(button, a, input, summary, [tabindex]):focus-visible {
   outline: 3px solid var(--color-accent) !important; outline-offset: 2px; }
@@ -38,6 +39,30 @@ footer .divider { display: none; }
 #status .problem { margin-top: 0.5rem; }
 .hint { padding: 1.25rem; border: 1px dashed var(--border-color-primary); border-radius: 8px; margin: 0;
   color: var(--body-text-color-subdued); }
+
+#choosing:not(:has(p)) { display: none; }
+#choosing p { margin: 0; overflow-wrap: anywhere; }
+
+#classify { display: grid; grid-template: "picture answer" "examples answer" 1fr "seen seen" / 1fr 1fr; }
+#classify > * { min-width: 0 !important; }
+#picture { grid-area: picture; } #answer { grid-area: answer; } #examples { grid-area: examples; }
+#seen { grid-area: seen; } #seen:not(:has(.figures)) { display: none; }
+
+/* How far an upload is: a bar instead of a small ring. */
+.uploading { text-align: center; }
+.uploading::after { content: ""; display: block; width: 14rem; max-width: 60vw; height: 0.5rem; margin: 0.5rem auto 0;
+  border-radius: 999px; background: linear-gradient(var(--color-accent) 0 0) 0 0 / var(--upload-progress-width, 0%) 100%
+  no-repeat, var(--border-color-primary); }
+.wrap .file { max-width: min(18rem, 80vw); }
+.wrap .file > span:has(.progress-bar) { display: none; }
+.wrap .file-name { overflow: hidden; font-size: 0.85rem; white-space: nowrap; text-overflow: ellipsis;
+  color: var(--body-text-color-subdued); }
+
+/* What the browser can't show. */
+.unseen .image-frame img { display: none; }
+.unseen .image-frame::after { content: "This browser can't show the file."; display: grid; place-items: center;
+  height: 100%; color: var(--body-text-color-subdued); }
+.insecure :is([aria-label="Capture from camera"], [aria-label="Paste from clipboard"]) { display: none; }
 
 /* A small picture is shown as large as a large one. */
 :is(#picture, #teach-picture, #model-picture) .image-frame img { object-fit: contain; }
@@ -82,4 +107,34 @@ figcaption { font-size: 0.9rem; margin-top: 0.35rem; line-height: 1.35; }
 .answers td:first-child { width: 4rem; }
 .answers .pixels { width: 3rem; }
 .answers .name { overflow-wrap: anywhere; min-width: 5rem; }
+
+@media (max-width: 640px), (max-height: 500px) {
+  #page-header .html-container, #status .html-container { padding-block: 0 !important; }
+  #page-header h1 { font-size: 1.4rem; }
+  #page-header p { font-size: 0.95rem; line-height: 1.4; }
+  #status p { font-size: 0.82rem; text-wrap: balance; }
+  #status .since { display: none; }
+  #picture { height: 220px !important; }
+  .hint { padding: 0.75rem; }
+  .verdict { font-size: 1.9rem; }
+  .remark { margin: 0.1rem 0 0.4rem; line-height: 1.35; }
+  #probabilities th { width: 5.75rem; }
+  #probabilities :is(tr, th, td) { padding: 0.13rem 0; }
+  /* Once there is an answer, it is what one wants to see. */
+  .column:not(:has(#answer .hint)) #page-header { h1 { font-size: 1.1rem; margin: 0; } p { display: none; } }
+  .column:has(#teach-said) #page-header { h1 { font-size: 1.1rem; margin: 0; } p { display: none; } }
+}
+@media (max-width: 640px) {
+  #classify { grid-template: "picture" "answer" "seen" "examples" / 1fr; row-gap: 0.25rem; }
+  .prose .answers thead { display: none; }
+  .prose .answers tbody tr { display: grid; grid-template: "seen name" "seen said" / 3rem minmax(0, 1fr);
+    column-gap: 0.75rem; padding: 0.5rem 0; border-bottom: 1px solid var(--border-color-primary) !important; }
+  .prose .answers tbody tr:has(.problem) { grid-template: "name" "said" / minmax(0, 1fr); row-gap: 0.25rem; }
+  .prose .answers tbody td { grid-area: said; padding: 0; border-width: 0 !important; }
+  .prose .answers tbody td:first-child { grid-area: seen; }
+  .prose .answers tr:has(.problem) td:first-child { display: none; }
+  .prose .answers tbody td.name { grid-area: name; overflow: hidden; font-size: 0.85rem; white-space: nowrap;
+    text-overflow: ellipsis; color: var(--body-text-color-subdued); }
+  .prose .answers tbody td.problem { padding: 0.25rem 0.6rem; border-left: 4px solid #dc2626 !important; }
+}
 """

@@ -7,8 +7,11 @@ from typing import Any, TypeVar
 
 from gradio.utils import get_upload_folder
 
-from cifar_lit.errors import CifarLitError, InputError
+from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.errors import CifarLitError, ImageError, InputError
 from cifar_lit.serving.uploads import MAX_FILES
+
+TOO_LARGE = f"at most {MAX_BYTES >> 20} MiB are taken. Choose a smaller copy, or a screenshot of it."
 
 _AT_ONCE = 8
 _MAX_NAME = 120
@@ -34,13 +37,18 @@ def upload_name(upload: Any) -> str:
     return name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}…"
 
 
-async def read_upload(upload: Any, max_bytes: int) -> bytes:
-    """The content of an upload, or its first `max_bytes` + 1 bytes: enough to see that it is too large.
+async def read_picture(upload: Any) -> bytes:
+    """The content of an uploaded picture.
 
     Raises:
+        ImageError: it has more than `MAX_BYTES`.
         InputError: see `uploaded_path`.
     """
-    return await asyncio.to_thread(_read, uploaded_path(upload), max_bytes + 1)
+    path = uploaded_path(upload)
+    size = path.stat().st_size
+    if size > MAX_BYTES:
+        raise ImageError(f"the file has {size / 2**20:.1f} MiB, {TOO_LARGE}", "too_large")
+    return await asyncio.to_thread(path.read_bytes)
 
 
 async def do_for_each(
@@ -73,8 +81,3 @@ async def do_for_each(
 
     outcomes = await asyncio.gather(*(outcome(upload) for upload in chosen))
     return [(upload_name(upload), each) for upload, each in zip(chosen, outcomes, strict=True)]
-
-
-def _read(path: Path, num_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(num_bytes)

@@ -1,0 +1,56 @@
+"""What `cifar-lit fit` makes of its options before training begins."""
+
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+from cifar_lit.errors import SettingError
+from cifar_lit.training.best_checkpoint import LAST, Mode, mode_of
+
+_LOGGERS = ("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger")
+
+
+def as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def stopping_mode(monitor: str | None, mode: Mode | None) -> Mode:
+    return mode or mode_of(monitor or "loss")
+
+
+def several_devices(num: int, batch_size: int) -> str:
+    return (
+        f"{num} processes: a step learns from {num * batch_size:,} images, not {batch_size:,}. To train as one process "
+        f"does, set --data.batch_size {max(1, batch_size // num)}. To keep the larger steps, multiply the learning "
+        f"rate by {num} for SGD, by {num**0.5:.2f} for Adam and Muon (docs/scaling.md)."
+    )
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The error that the others were raised from, which says what was wrong."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def loggers(folder: str) -> list[Namespace]:
+    """Of a run without a logger of its own: files in a folder of the run."""
+
+    def namespace(**values: Any) -> Namespace:
+        return Namespace(**values)  # type: ignore[no-untyped-call]
+
+    arguments = {"save_dir": folder, "name": None, "version": None}
+    return [namespace(class_path=path, init_args=namespace(**arguments)) for path in _LOGGERS]
+
+
+def newest_checkpoint(runs: Path) -> str:
+    """The state to resume from that was written last.
+
+    Raises:
+        SettingError: there is none.
+    """
+    found = sorted(runs.rglob(LAST), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise SettingError(f"ckpt_path is 'last', and there is no {LAST} under {runs}/. Name a file, or leave it out.")
+    return str(found[-1])
