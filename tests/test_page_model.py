@@ -381,7 +381,7 @@ def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_
         (picture, "../v0001", "no version '../v0001'"),
         (picture, None, "no version"),
         (picture, "v0002", "v0002/model.safetensors differs"),
-        (page.upload(b"hello"), "v0001", "not a PNG, JPEG or WebP"),
+        (page.upload(b"hello"), "v0001", "this is a text, expected a JPEG"),
         ({**picture, "path": str(elsewhere)}, "v0001", "not uploaded here"),
     ]:
         outcome = page.send("compare", image, "v0001", version)

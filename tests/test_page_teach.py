@@ -249,14 +249,14 @@ def test_a_correction_becomes_a_champion_that_answers_everybody(teacher: Visitor
 
 def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, folder: Path) -> None:
     good = [teacher.upload(f"{number}.png", png(MORE.images[3_100 + number])) for number in range(3)]
-    bad = teacher.upload("<b>.png", b"GIF89a")
+    bad = teacher.upload("<b>.png", b"II*\0")
     assert "Choose pictures first" in teacher.send("teach-add-many", "click", None, "frog")["teach-many-outcome"]
     assert "Choose what they show" in teacher.send("teach-add-many", "click", good, None)["teach-many-outcome"]
     elsewhere = {"path": str(folder / "checkpoints" / "champion"), "meta": {"_type": "gradio.FileData"}}
     assert "error" in teacher.send("teach-add-many", "click", [elsewhere], "frog")
     told = teacher.send("teach-add-many", "click", [good[0], bad, *good[1:]], "frog")["teach-many-outcome"]
     assert "3 of 4 pictures added as frog." in told
-    assert "<strong>&lt;b&gt;.png</strong>: the content is not a PNG, JPEG or WebP image." in told
+    assert "<strong>&lt;b&gt;.png</strong>: this is a TIFF" in told
     kept = corrections.read(folder / "teach" / "corrections")[0]
     assert kept.labels.tolist() == [6, 6, 6]
     assert "put aside" in teacher.send("teach-put-away", "click")["teach-start-outcome"]
