@@ -20,6 +20,7 @@ from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.serving.champion import Champion
+from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
 from cifar_lit.serving.metrics import Metrics
@@ -30,7 +31,7 @@ from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.model_view import REASON
 from cifar_lit.serving.predictor import Predictor
 from cifar_lit.serving.rest import add_rest
-from cifar_lit.serving.service import Pixels, Service
+from cifar_lit.serving.service import Service
 
 PASSWORD = "open sesame"
 PIXELS = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -283,8 +284,8 @@ class InProcess:
     async def close(self) -> None:
         pass
 
-    async def decode(self, data: bytes) -> Pixels:
-        return decode(data).network_pixels
+    async def decode(self, data: bytes) -> NetworkImage:
+        return NetworkImage(decode(data).network_pixels, "")
 
 
 @contextlib.contextmanager
