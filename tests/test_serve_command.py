@@ -148,7 +148,7 @@ def test_what_was_asked_before_a_signal_is_answered(sent: signal.Signals) -> Non
 def test_a_server_that_is_killed_leaves_no_process_behind() -> None:
     with served(["--registry", CHECKPOINTS, "--no-page"]) as (url, process):
         pids = family(process.pid)
-        assert len(pids) == 4
+        assert len(pids) == 3
         process.kill()
         assert process.wait(END_S) == -signal.SIGKILL
         assert all_gone(pids)
