@@ -7,13 +7,16 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-import torch
-from torchvision.io import write_png
+from camera_images import BASES, IMAGES
+from hostile_images import content_of
+from PIL import Image
 
 import cifar_lit
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
+from cifar_lit.data.images import encode_png
 from cifar_lit.registry.registry import Registry
 
 COMMANDS = ("fit", "finetune", "validate", "test", "predict", "export", "import", "increment", "versions", "serve")
@@ -27,13 +30,12 @@ def registry_folder(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def images(tmp_path: Path) -> Path:
-    """A folder with three PNG files, of which one is in a folder of its own, and a file of another kind."""
+    """A folder with three PNG files, of which one is in a folder of its own."""
     folder = tmp_path / "images"
     (folder / "more").mkdir(parents=True)
     for seed, name in enumerate(("a.png", "b.PNG", "more/c.png")):
-        generator = torch.Generator().manual_seed(seed)
-        write_png(torch.randint(0, 256, (3, 32, 40), dtype=torch.uint8, generator=generator), str(folder / name))
-    (folder / "notes.txt").write_text("mine")
+        pixels = np.random.default_rng(seed).integers(0, 256, (32, 40, 3), dtype=np.uint8)
+        (folder / name).write_bytes(encode_png(pixels))
     return folder
 
 
@@ -265,12 +267,39 @@ def test_predict_writes_to_out_what_it_would_print(capsys, publish, images: Path
 def test_a_broken_file_does_not_keep_the_others_from_an_answer(capsys, publish, images: Path) -> None:
     publish(promote=True)
     (images / "b.PNG").write_bytes(b"not a picture")
+    (images / "scan.jpg").write_bytes(b"II*\0")
+    (images / ".hidden").write_bytes(b"")
     status, out, err = called(capsys, "predict", images, "--format", "json")
-    assert status == 2
+    assert status == 1
     assert [Path(row["file"]).name for row in json.loads(out)] == ["a.png", "c.png"]
-    assert err == (
-        f"error: {images / 'b.PNG'}: the content is not a PNG, JPEG or WebP image. Convert it to one of these.\n"
+    hidden, text, tiff, summary = err.splitlines()
+    assert hidden == f"note: {images}: 1 hidden file passed over"
+    assert text.startswith(f"error: {images / 'b.PNG'}: this is a text, expected a JPEG, PNG, WebP,")
+    assert tiff.startswith(f"error: {images / 'scan.jpg'}: this is a TIFF")
+    assert summary == "skipped 2 of 4 files: 1 text, 1 TIFF (or a camera's raw file)"
+
+
+def test_predict_takes_what_cameras_phones_and_programs_write(capsys, publish, tmp_path: Path) -> None:
+    publish(promote=True)
+    (tmp_path / "bases").mkdir()
+    (tmp_path / "images").mkdir()
+    for name, pixels in BASES.items():
+        Image.fromarray(pixels).save(tmp_path / "bases" / f"{name}.png")
+    for name, (content, _) in IMAGES.items():
+        (tmp_path / "images" / name).write_bytes(content_of(content))
+    (status, bases, _), (status_of_all, found, err) = (
+        called(capsys, "predict", tmp_path / folder, "--format", "json") for folder in ("bases", "images")
     )
+    assert (status, status_of_all) == (0, 1)
+    expected = {Path(row["file"]).stem: row["probabilities"] for row in json.loads(bases)}
+    rows = {Path(row["file"]).name: row for row in json.loads(found)}
+    assert set(rows) == {name for name, (_, base) in IMAGES.items() if base != "refused"}
+    for name, row in rows.items():
+        probs = expected[IMAGES[name][1]]
+        assert max(abs(row["probabilities"][each] - probs[each]) for each in probs) < 0.2, name
+    assert rows["animated.gif"]["note"] == "only the first frame of the animation was looked at"
+    assert f"note: {tmp_path / 'images' / 'animated.gif'}: only the first frame" in err
+    assert err.splitlines()[-1].startswith(f"skipped {len(IMAGES) - len(rows)} of {len(IMAGES)} files: ")
 
 
 @pytest.mark.parametrize(("form", "lines"), [("table", 0), ("csv", 1), ("json", 1)])
@@ -286,7 +315,7 @@ def test_nothing_but_broken_files_gives_an_empty_answer(capsys, publish, tmp_pat
     ("args", "message"),
     [
         (["nothing.png"], "nothing.png: no such file or folder"),
-        (["images/empty"], "images/empty: no PNG, JPEG or WebP file in this folder"),
+        (["images/empty"], "images/empty: no file in this folder"),
         (["images/a.png", "--from", "v0009"], "no version 'v0009' in"),
         (["images/a.png", "--out", "nowhere/out.json"], "nowhere/out.json can't be written: No such file or directory"),
     ],

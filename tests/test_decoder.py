@@ -398,11 +398,11 @@ def test_workers_are_limited(tight: Running) -> None:
         lines = Path(f"/proc/{pid}/limits").read_text().splitlines()[1:]
         limits = {line[:25].strip(): line[26:].split()[:2] for line in lines}
         assert limits["Max core file size"] == ["0", "0"]
-        assert limits["Max processes"] == ["0", "0"]
         assert limits["Max open files"] == ["16", "16"]
         assert limits["Max file size"] == ["0", "0"]
         assert megabytes(pid, "VmData") * 2**20 + MEMORY / 2 < int(limits["Max data size"][1])
         assert status(pid, "NoNewPrivs") == "1"
+        assert status(pid, "Seccomp") == "2"
         assert Path(f"/proc/{pid}/oom_score_adj").read_text() == "1000\n"
 
 

@@ -1,4 +1,5 @@
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ from PIL import Image
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import image_folder
+from cifar_lit.data.image_files import summary
 from cifar_lit.errors import DataError
 
 
@@ -36,12 +38,19 @@ def test_equal_file_names_are_ordered_by_class(tmp_path: Path) -> None:
     assert image_folder.read(tmp_path, "test").labels.tolist() == list(range(10))
 
 
-def test_png_webp_and_jpeg_are_read_at_any_depth_and_other_files_are_not(root: Path) -> None:
+def test_images_are_read_at_any_depth_whatever_their_names(root: Path) -> None:
     write_image(root / "test" / "cat" / "deep" / "a.WEBP", 9)
-    write_image(root / "test" / "cat" / "b.jpeg", 9)
+    write_image(root / "test" / "cat" / "b.gif", 9)
     write_image(root / "test" / "cat" / "c.JPG", 9)
-    (root / "test" / "cat" / "notes.txt").write_text("not an image")
+    (root / "test" / "cat" / "c.JPG").rename(root / "test" / "cat" / "without")
+    (root / "test" / "cat" / ".DS_Store").write_text("hidden")
     assert (image_folder.read(root, "test").labels == 3).sum() == 5
+
+
+def test_a_file_that_is_no_image_is_named(root: Path) -> None:
+    (root / "test" / "cat" / "notes.txt").write_text("not an image")
+    with pytest.raises(DataError, match=r"cat.notes\.txt: this is a text, expected .* Replace or remove the file"):
+        image_folder.read(root, "test")
 
 
 def test_missing_class_folder_is_named(root: Path) -> None:
@@ -64,7 +73,7 @@ def test_absent_split_names_its_folder_and_the_way_out(root: Path) -> None:
 def test_empty_class_folder_is_named(root: Path) -> None:
     for path in (root / "test" / "dog").iterdir():
         path.unlink()
-    with pytest.raises(DataError, match=r"test.dog: no PNG, JPEG or WebP image in it"):
+    with pytest.raises(DataError, match=r"test.dog: no image in it"):
         image_folder.read(root, "test")
 
 
@@ -78,13 +87,24 @@ def test_damaged_image_is_named_with_what_is_wrong(root: Path) -> None:
     buffer = io.BytesIO()
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(buffer, "PNG")
     (root / "test" / "ship" / "half.png").write_bytes(buffer.getvalue()[:60])
-    with pytest.raises(
-        DataError, match=r"ship.half\.png: the PNG is cut off after 60 bytes.* Replace or remove the file"
-    ):
+    with pytest.raises(DataError, match=r"ship.half\.png: the PNG can't be decoded .* Replace or remove the file"):
         image_folder.read(root, "test")
 
 
-def test_image_that_is_a_folder_is_named(root: Path) -> None:
-    (root / "test" / "ship" / "odd.png").mkdir()
-    with pytest.raises(DataError, match=r"ship.odd\.png: .*irectory.* Replace or remove the file"):
-        image_folder.read(root, "test")
+def test_what_could_not_be_read_is_counted_by_kind(tmp_path: Path) -> None:
+    write_image(tmp_path / "cat" / "good.png", 7, (50, 40))
+    contents = {"a.tif": b"II*\0", "b.pdf": b"%PDF-1.7", "c.pdf": b"%PDF-1.4", "d.png": b"\x89PNG\r\n\x1a\n"}
+    for name, content in contents.items():
+        (tmp_path / "cat" / name).write_bytes(content)
+    data, left = image_folder.read_pictures(tmp_path, 10)
+    assert len(data) == 1
+    assert [each.path.name for each in left] == list(contents)
+    expected = "skipped 4 of 5 files: 2 PDF, 1 TIFF (or a camera's raw file), 1 damaged"
+    assert summary(left, 5) == expected
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "cat" / "good.png", 7)
+    os.mkfifo(tmp_path / "cat" / "pipe")
+    _, left = image_folder.read_pictures(tmp_path, 10)
+    assert [(each.kind, str(each.path)) for each in left] == [("unreadable", str(tmp_path / "cat" / "pipe"))]

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from camera_images import BASES, IMAGES, TOLERANCE
+from hostile_images import PNG, content_of
 from hostile_npz import FRAGMENTS, HOSTILE
 from PIL import Image
 from test_corrections import add
@@ -15,6 +17,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data import increment, synthetic
 from cifar_lit.data.image_set import ImageSet
+from cifar_lit.data.images import Decoded
 from cifar_lit.data.similar import matches
 from cifar_lit.data.sources import read_split, resolve_root
 from cifar_lit.models.networks import ThreeBlockCNN
@@ -196,7 +199,6 @@ def test_make_from_pictures_of_any_size_and_kind(capsys) -> None:
         path = Path("pictures", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (200, 100, 0)).save(path, {".JPG": "JPEG"}.get(path.suffix))
-    Path("pictures/cat/notes.txt").write_text("mine")
     Path("pictures/.cache").mkdir()
     status, out, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
     assert (status, err) == (0, "")
@@ -211,13 +213,43 @@ def test_make_from_pictures_of_any_size_and_kind(capsys) -> None:
     assert (made.images.float() - torch.tensor([200.0, 100, 0])).abs().max() < 4
 
 
+def test_make_names_what_it_skipped_and_ends_with_status_1(capsys) -> None:
+    Path("pictures/cat").mkdir(parents=True)
+    Image.new("RGB", (40, 40)).save("pictures/cat/a.png")
+    Path("pictures/cat/notes.txt").write_text("mine")
+    Path("pictures/cat/scan.jpg").write_bytes(b"II*\0")
+    status, out, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
+    assert (status, out.splitlines()[0]) == (1, "Wrote out.npz: 1 image (image folder, pictures)")
+    first, second, last = err.splitlines()
+    assert first.startswith("error: pictures/cat/notes.txt: this is a text, expected a JPEG,")
+    assert second.startswith("error: pictures/cat/scan.jpg: this is a TIFF")
+    assert last == "skipped 2 of 3 files: 1 text, 1 TIFF (or a camera's raw file)"
+
+
+def test_make_takes_what_cameras_phones_and_programs_write(capsys) -> None:
+    expected = {}
+    for name, (content, base) in IMAGES.items():
+        path = Path("pictures/cat", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content_of(content))
+        if base != "refused":
+            expected[name] = Decoded(Image.fromarray(BASES[base])).network_pixels
+    status, _, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
+    assert status == 1
+    assert err.splitlines()[-1].startswith(f"skipped {len(IMAGES) - len(expected)} of {len(IMAGES)} files: ")
+    made = increment.read(Path("out.npz")).images.numpy()
+    assert len(made) == len(expected)
+    for pixels, name in zip(made, sorted(expected), strict=True):
+        assert np.abs(pixels - expected[name].astype(int)).mean() <= TOLERANCE, name
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ({}, "pictures: no such folder"),
-        ({"cat/notes.txt": b"mine"}, "pictures: 0 PNG, JPEG or WebP images in <class>/*, expected 1..60,000"),
+        ({"cat/notes.txt": b"mine"}, "pictures/cat/notes.txt: this is a text, expected a JPEG,"),
         ({"kitten/a.png": b""}, "pictures: the folder 'kitten' is none of the ten classes"),
-        ({"a.png": b"", "cat/a.png": b""}, "pictures: a.png lies in none of the ten classes"),
+        ({"a.png": PNG, "cat/a.png": PNG}, "pictures: a.png lies in none of the ten classes"),
         ({"cat/a.png": b"", "dog/b.png": b"no"}, "pictures/cat/a.png: the file is empty"),
     ],
 )
@@ -237,7 +269,7 @@ def test_make_names_all_undecodable_files_up_to_three(capsys) -> None:
         Path(f"pictures/cat/{number}.png").write_bytes(b"rubbish")
     err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")[2]
     assert [f"{number}.png: " in err for number in range(5)] == [True, True, True, False, False]
-    assert "And 2 more. Replace or remove them." in err
+    assert "And 2 more. No image is left of pictures: put some in." in err
 
 
 def made_of_train(capsys, *args: object) -> ImageSet:

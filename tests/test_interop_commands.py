@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 from conftest import tiny_network
-from torchvision.io import write_png
 
 from cifar_lit.cli import main
 from cifar_lit.data import synthetic
+from cifar_lit.data.images import encode_png
 from cifar_lit.interop import weights_npz
 from cifar_lit.interop.model import load_file, load_model
 from cifar_lit.registry.registry import Registry
@@ -45,8 +45,8 @@ def npz(tmp_path: Path, publish) -> Path:
 
 @pytest.fixture
 def png(tmp_path: Path) -> Path:
-    image = torch.randint(0, 256, (3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    write_png(image, str(tmp_path / "a.png"))
+    image = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    (tmp_path / "a.png").write_bytes(encode_png(image.numpy()))
     return tmp_path / "a.png"
 
 

@@ -66,7 +66,7 @@ def test_an_image_of_another_size_is_answered(predictor: Predictor) -> None:
 
 
 def test_bytes_that_are_no_image_raise(predictor: Predictor) -> None:
-    with pytest.raises(ImageError, match="not a PNG, JPEG or WebP"):
+    with pytest.raises(ImageError, match="expected a JPEG, PNG, WebP"):
         predictor.predict_bytes(b"hello")
 
 

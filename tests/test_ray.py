@@ -67,7 +67,7 @@ def test_two_replicas_answer_and_follow_the_champion(registry: Registry, publish
                 answer = client.post("/predict", files={"file": ("cat.jpg", CAT.read_bytes())}).json()
                 assert answer["version"] == "v0001"
                 assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-6)
-            assert client.post("/predict", files={"file": ("a.jpg", b"GIF89a")}).status_code == 415
+            assert client.post("/predict", files={"file": ("a.jpg", b"II*\0")}).status_code == 415
             registry.promote(second.id, "it is better")
             answered = {client.get("/version").json()["version"] for _ in range(200)}
             assert second.id in answered

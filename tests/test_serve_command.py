@@ -84,7 +84,7 @@ def test_a_server_goes_back_to_what_it_was_and_ends_as_it_is_told() -> None:
     files = [content_of(case) for case, _ in HOSTILE.values()]
     with served(["--registry", CHECKPOINTS]) as (url, process):
         pids, sizes = family(process.pid), []
-        assert len(pids) == 4, "the server, the first decode process and two workers"
+        assert len(pids) == 3, "the server and two decode workers"
         with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
 
             def ask(data: bytes) -> int:
@@ -95,7 +95,7 @@ def test_a_server_goes_back_to_what_it_was_and_ends_as_it_is_told() -> None:
                 assert set(pool.map(ask, [PNG] * 50)) == {200}
                 sizes.append(resident_bytes(family(process.pid)))
             assert sizes[2] - sizes[0] < 32 * 2**20, sizes
-            assert len(family(process.pid)) == 4
+            assert len(family(process.pid)) == 3
         pids = family(process.pid)
 
         opened = threading.Event()
@@ -148,7 +148,7 @@ def test_what_was_asked_before_a_signal_is_answered(sent: signal.Signals) -> Non
 def test_a_server_that_is_killed_leaves_no_process_behind() -> None:
     with served(["--registry", CHECKPOINTS, "--no-page"]) as (url, process):
         pids = family(process.pid)
-        assert len(pids) == 4
+        assert len(pids) == 3
         process.kill()
         assert process.wait(END_S) == -signal.SIGKILL
         assert all_gone(pids)

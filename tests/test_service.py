@@ -18,6 +18,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import DeadlineError, ImageError, InputError, OverloadedError
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.champion import Champion
+from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.predictor import Prediction, Predictor
 from cifar_lit.serving.service import Answer, Limits, Pixels, Service
@@ -45,12 +46,12 @@ class Raw:
     async def close(self) -> None:
         self.closed = True
 
-    async def decode(self, data: bytes) -> Pixels:
+    async def decode(self, data: bytes) -> NetworkImage:
         await self.open.wait()
         assert not self.closed
         if data == BAD:
             raise ImageError("it is no picture.", "unsupported")
-        return np.frombuffer(data, np.uint8).reshape(32, 32, 3).copy()
+        return NetworkImage(np.frombuffer(data, np.uint8).reshape(32, 32, 3).copy(), "")
 
 
 class Fixed:
@@ -474,7 +475,7 @@ def test_answers_are_the_predictors_whatever_the_batch(copy: Registry) -> None:
             shown = predictor.heat_map(explained.pixels, expected[9].prediction)
             assert np.array_equal(heat, shown)
             assert len(told) == 5 + 40 + 40 + 40 + 1
-            with pytest.raises(ImageError, match="picture 2 of 3: .*not a PNG, JPEG or WebP"):
+            with pytest.raises(ImageError, match="picture 2 of 3: this is a text, expected a JPEG"):
                 await service.predict_all([files[0], b"hello", files[1]])
             with pytest.raises(ImageError):
                 await service.predict(files[0][:-40])

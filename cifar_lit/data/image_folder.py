@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
-from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import DataError, ImageError
@@ -77,8 +76,10 @@ def read_pictures(folder: Path, max_images: int) -> tuple[ImageSet, list[Skipped
         images.append(pixels)
         labels.append(CLASS_NAMES.index(name))
     if not images:
-        what = " ".join(map(str, left[:3])) or f"no {ACCEPTED} image in <class>/*, expected at least one."
-        raise DataError(f"{folder}: {what} Put some images in, or name another folder.")
+        if not files:
+            raise DataError(f"{folder}: no file in it, expected images in <class>/*. Put some in.")
+        more = f" And {len(left) - 3:,} more." if len(left) > 3 else ""
+        raise DataError(f"{' '.join(map(str, left[:3]))}{more} No image is left of {folder}: put some in.")
     order = np.argsort(labels, kind="stable")
     return ImageSet(
         torch.from_numpy(np.stack(images)[order]), torch.tensor(labels)[order], f"image folder, {folder.name}"

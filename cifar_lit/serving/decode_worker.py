@@ -4,10 +4,7 @@ It takes one file after the other from a stream socket, and ends with its parent
 """
 
 import contextlib
-import ctypes
 import io
-import os
-import resource
 import signal
 import socket
 import struct
@@ -18,6 +15,7 @@ from PIL import Image
 
 from cifar_lit.data.images import decode
 from cifar_lit.errors import Fault, ImageError
+from cifar_lit.serving.sandbox import restrict
 
 REQUEST = struct.Struct("<Q")
 """Before a file's bytes: how many there are."""
@@ -29,9 +27,7 @@ READY, DECODED, UNEXPECTED, REFUSED = range(4)
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 MAX_TEXT = 4_096
 
-_NUM_DESCRIPTORS = 16
 _RECEIVE_BYTES = 65_536
-_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _NO_MEMORY = ("allocat", "out of memory", "memory limit", "not enough memory", "insufficient memory")
 """Words of the C libraries for a limit on memory that they met."""
 
@@ -43,7 +39,7 @@ def main(arguments: list[str]) -> None:
     memory_bytes = int(arguments[1])
     with socket.socket(fileno=int(arguments[0])) as connection, contextlib.suppress(ConnectionError):
         _warm_up()
-        _restrict(memory_bytes)
+        restrict(memory_bytes)
         _serve(connection, memory_bytes)
 
 
@@ -55,41 +51,6 @@ def _warm_up() -> None:
         decode(buffer.getvalue()).network_pixels  # noqa: B018
     with contextlib.suppress(ImageError):
         decode(b"\0\0\0\x18ftypheic")
-
-
-def _restrict(memory_bytes: int) -> None:
-    """Takes from this process what decoding does not need, and binds its life to its parent's."""
-    parent = os.getppid()
-    libc = ctypes.CDLL(None, use_errno=True)
-    for option, value in ((_PR_SET_PDEATHSIG, signal.SIGKILL), (_PR_SET_NO_NEW_PRIVS, 1)):
-        if libc.prctl(option, value, 0, 0, 0):
-            raise OSError(ctypes.get_errno(), "prctl failed")
-    if os.getppid() != parent:
-        raise ConnectionError("the parent ended before it could be watched")
-    # If memory runs short all the same, the system shall end a worker and not the server.
-    with open("/proc/self/oom_score_adj", "w") as file:
-        file.write("1000")
-    # The decoders' libraries print to stderr what a visitor makes them print.
-    null = os.open(os.devnull, os.O_RDWR)
-    for standard in (0, 1, 2):
-        os.dup2(null, standard)
-    os.close(null)
-    # Not RLIMIT_AS: it counts mapped libraries, which take no memory.
-    limits = {
-        resource.RLIMIT_DATA: _data_bytes() + memory_bytes,
-        resource.RLIMIT_NOFILE: _NUM_DESCRIPTORS,
-        resource.RLIMIT_NPROC: 0,
-        resource.RLIMIT_FSIZE: 0,
-        resource.RLIMIT_CORE: 0,
-    }
-    for limit, most in limits.items():
-        resource.setrlimit(limit, (most, most))
-
-
-def _data_bytes() -> int:
-    """What RLIMIT_DATA counts of this process: its private writable memory."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmData:"))
 
 
 def _serve(connection: socket.socket, memory_bytes: int) -> None:
