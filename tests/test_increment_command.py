@@ -321,7 +321,7 @@ def test_make_replaces_a_file_only_by_force(capsys) -> None:
 def test_slices_are_of_a_split_only(capsys) -> None:
     status, _, err = called(capsys, "make", "--images", "pictures", "--count", 3, "--out", "out.npz")
     assert status == 2
-    assert "Name --split train or test with them" in err
+    assert "--count can't be used here: --rows, --classes and --count choose from --split or --arrays" in err
 
 
 @pytest.mark.parametrize("action", ["check", "make"])

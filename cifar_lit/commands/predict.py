@@ -14,7 +14,7 @@ from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
-from cifar_lit.data import pixels
+from cifar_lit.data import arrays
 from cifar_lit.data.image_folder import list_images
 from cifar_lit.data.images import decode, to_network_size
 from cifar_lit.errors import DataError, ImageError, NpzError
@@ -22,6 +22,7 @@ from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
+_ARRAYS = (".npz", ".npy")
 
 Rows = Sequence[tuple[Path, Prediction]]
 
@@ -31,7 +32,7 @@ def run(args: list[str]) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = load_model(namespace.reference, registry_of(namespace), device)
     predictor = Predictor(model.network, model.class_names, model.name)
-    rows, failures = _predict(predictor, _files(namespace.paths))
+    rows, failures = _predict(predictor, _files(namespace.paths), namespace.x)
     text = _FORMATS[namespace.format](rows)
     if namespace.out is None:
         print(text, end="")
@@ -52,8 +53,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE|FOLDER|ARRAYS.npz",
-        help="PNG, JPEG or WebP, of any size; an npz with uint8 (n, 32, 32, 3) as x, x_new or x_test",
+        help="pictures of any size; an .npz or .npy of images, in most usual forms",
     )
+    parser.add_argument("--x", metavar="KEY", help="array of the images, where an npz has several")
     add_from(parser)
     add_registry(parser)
     parser.add_argument("--format", choices=list(_FORMATS), default="table")
@@ -73,23 +75,28 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _predict(predictor: Predictor, files: Sequence[Path]) -> tuple[list[tuple[Path, Prediction]], list[str]]:
+def _predict(
+    predictor: Predictor, files: Sequence[Path], key: str | None
+) -> tuple[list[tuple[Path, Prediction]], list[str]]:
     """Answers in the order given, and what was wrong with the files that have none."""
     rows: list[tuple[Path, Prediction]] = []
     failures: list[str] = []
-    images = _images(files, failures)
+    images = _images(files, key, failures)
     while batch := list(islice(images, _BATCH)):
         names, pictures = zip(*batch, strict=True)
         rows += zip(names, predictor.predict(torch.stack(pictures)), strict=True)
     return rows, failures
 
 
-def _images(files: Sequence[Path], failures: list[str]) -> Iterator[tuple[Path, Tensor]]:
+def _images(files: Sequence[Path], key: str | None, failures: list[str]) -> Iterator[tuple[Path, Tensor]]:
     """Images, uint8 (32, 32, 3), and what they are called; notes what is wrong with files that can't be read."""
     for path in files:
         try:
-            if path.suffix.lower() == ".npz":
-                yield from ((Path(f"{path}#{row}"), image) for row, image in enumerate(pixels.read(path)))
+            if path.suffix.lower() in _ARRAYS:
+                read, words = arrays.read_images(path, key)
+                for each in words:
+                    print(f"{path}: convert: {each}", file=sys.stderr)
+                yield from ((Path(f"{path}#{row}"), image) for row, image in enumerate(read))
             else:
                 yield path, to_network_size(decode(path.read_bytes()))
         except NpzError as error:

@@ -13,7 +13,9 @@ import numpy as np
 import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.data.npz import ArrayHeader, NpzFile
+from cifar_lit.data.array_file import ArrayFile
+from cifar_lit.data.npy_header import ArrayHeader
+from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import WeightsError
 from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, outline
 from cifar_lit.models.networks import Network
@@ -51,21 +53,20 @@ def load(path: Path) -> tuple[Network, list[str]]:
         outlined = outline(network["name"], network["args"], header["mean"], header["std"], where)
         if header["class_names"] != list(CLASS_NAMES):
             raise WeightsError(f"{where}: its classes are other ones than CIFAR-10's: {', '.join(CLASS_NAMES)}.")
-        headers = {name: each for name, each in file.headers.items() if name != HEADER}
+        headers = {name: file.header(name) for name in file.keys if name != HEADER}
         _check(headers, outlined, where)
         arrays = {name: file.read(name) for name in headers}
     return assemble(outlined, arrays, where), list(CLASS_NAMES)
 
 
-def _header(file: NpzFile, where: str) -> dict[str, Any]:
+def _header(file: ArrayFile, where: str) -> dict[str, Any]:
     advice = "Make such a file with `cifar-lit export VERSION --format npz`."
-    shape_of = file.headers.get(HEADER)
-    if shape_of is None:
+    if HEADER not in file.keys:
         raise WeightsError(f"{where}: it has no array {HEADER!r}, so it does not say which network it is of. {advice}")
+    shape_of = file.header(HEADER)
     if shape_of.dtype != np.uint8 or len(shape_of.shape) != 1 or shape_of.shape[0] > _MAX_HEADER_BYTES:
         raise WeightsError(
-            f"{where}: {HEADER!r} is {_kind(shape_of)}, expected JSON as uint8 (n,), n up to {_MAX_HEADER_BYTES:,}. "
-            f"{advice}"
+            f"{where}: {HEADER!r} is {shape_of}, expected JSON as uint8 (n,), n up to {_MAX_HEADER_BYTES:,}. {advice}"
         )
     try:
         header = json.loads(file.read(HEADER).tobytes())
@@ -91,8 +92,4 @@ def _check(headers: dict[str, ArrayHeader], outlined: Network, where: str) -> No
         shape, dtype = tuple(tensor.shape), torch.empty(0, dtype=tensor.dtype).numpy().dtype
         got = headers[key]
         if got.shape != shape or got.dtype != dtype:
-            raise WeightsError(f"{where}: {key!r} is {_kind(got)}, expected {dtype} {shape} in this {name}.")
-
-
-def _kind(header: ArrayHeader) -> str:
-    return f"{header.dtype} {header.shape}"
+            raise WeightsError(f"{where}: {key!r} is {got}, expected {dtype} {shape} in this {name}.")
