@@ -100,12 +100,12 @@ def test_all_formats_name_the_rows(capsys) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (npz_bytes(ids=LABELS), "it has 'ids', none of which are images."),
+        (npz_bytes(ids=LABELS), "it has 'ids' int64 (4,), none of which are images."),
         (npz_bytes(x=PIXELS, x_new=PIXELS), "it has several arrays of images. Say which with --x x | x_new."),
         (npz_bytes(x=PIXELS > 9), "'x' is bool (4, 32, 32, 3), expected integers or floats."),
         (npz_bytes(x=PIXELS / 99 - 1.3), "'x' is float64 (4, 32, 32, 3): its values are -1.3..1.27"),
         (npz_bytes(x=np.array([{}], dtype=object)), "x.npy holds Python objects"),
-        (npz_bytes(x=PIXELS[:0]), "it has 'x', none of which are images."),
+        (npz_bytes(x=PIXELS[:0]), "it has 'x' uint8 (0, 32, 32, 3), none of which are images."),
         (npz_bytes(x=PIXELS)[:-1], "a zip's end record is missing: it is cut off"),
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG picture, expected an .npz file."),
     ],

@@ -126,7 +126,13 @@ def read_images(path: Path, key: str | None = None) -> tuple[Tensor, list[str]]:
             raise NpzError(f"{path}: it has {', '.join(map(repr, file.keys))}, no {key!r}. Name one of these with --x.")
         found = [key] if key is not None else [each for each in file.keys if _is_images(file, each)]
         known = [each for each in found if any(each.lower() == x for x, _ in _PAIRS)]
-        place = _only([_Place(file, each) for each in (known or found)], f"{path}: it", "images", "x", file.keys)
+        place = _only(
+            [_Place(file, each) for each in (known or found)],
+            f"{path}: it",
+            "images",
+            "x",
+            [_Place(file, each) for each in file.keys],
+        )
         pixels = PixelArray(file, place.key, None)
         return pixels.convert(), [f"{place}: {each}" for each in pixels.words]
 
@@ -187,21 +193,28 @@ def _find_pair(files: Sequence[ArrayFile], form: Form, prefer: str | None) -> tu
     pairs = preferred or first or named or pairs
     if len(pairs) == 1:
         return pairs[0]
-    x = _only(list(dict.fromkeys(x for x, _ in pairs)) or images, shown, "images", "x", keys)
-    _only([y for each, y in pairs if each == x] or labels, shown, "labels", "y", keys)
+    x = _only(list(dict.fromkeys(x for x, _ in pairs)) or images, shown, "images", "x", places)
+    _only([y for each, y in pairs if each == x] or labels, shown, "labels", "y", places)
     raise NpzError(f"{shown} leave open which labels are those of {x}. Say so with --y.")
 
 
-def _only(found: Sequence[_Place], shown: str, what: str, option: str, keys: Sequence[str]) -> _Place:
+def _only(found: Sequence[_Place], shown: str, what: str, option: str, all_there: Sequence[_Place]) -> _Place:
     if len(found) == 1:
         return found[0]
     if found:
         names = " | ".join(each.key for each in found)
         raise NpzError(f"{shown} has several arrays of {what}. Say which with --{option} {names}.")
     raise NpzError(
-        f"{shown} has {', '.join(map(repr, keys))}, none of which are {what}. Expected images with 1, 3 or 4 channels "
-        f"and a label for each. If one is, name it with --{option} KEY."
+        f"{shown} has {', '.join(map(_shown, all_there))}, none of which are {what}. Expected images with 1, 3 or 4 "
+        f"channels and a label for each. If one is, name it with --{option} KEY."
     )
+
+
+def _shown(place: _Place) -> str:
+    try:
+        return f"{place} {place.file.header(place.key, text=True)}"
+    except NpzError:
+        return f"{place} (no numbers)"
 
 
 def _partners(x: _Place, labels: Sequence[_Place]) -> list[_Place]:
