@@ -23,7 +23,8 @@ def add_from(parser: argparse.ArgumentParser) -> None:
         dest="reference",
         metavar="VERSION",
         default=LATEST,
-        help=f"a version's id, {LATEST!r} for the champion (default), or a file: weights.npz, model.h5",
+        help=f"a version's id, {LATEST!r} for the champion (default), or a file of weights: .npz, .safetensors, .pt, "
+        ".ckpt, .keras, .h5",
     )
 
 
