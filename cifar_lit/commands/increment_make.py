@@ -11,9 +11,10 @@ from torch import Tensor
 from cifar_lit.cifar10 import CLASS_NAMES, NUM_CLASSES
 from cifar_lit.commands.data_options import read_data
 from cifar_lit.commands.options import refuse_to_replace
-from cifar_lit.data import corrections, image_folder, increment
+from cifar_lit.data import corrections, increment
 from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.image_set import ImageSet
+from cifar_lit.data.picture_set import read_pictures
 from cifar_lit.errors import IncrementError, NpzError, SettingError
 
 _CHOOSING = ("rows", "classes", "count")
@@ -23,7 +24,7 @@ _FORM = ("x", "y", "layout", "range", "first_label")
 def make(namespace: argparse.Namespace) -> int:
     refuse_to_replace(namespace.out, "--out", namespace.force)
     _check_options(namespace)
-    data = _gather(namespace)
+    data, is_whole = _gather(namespace)
     increment.write(namespace.out, data)
     print(f"Wrote {namespace.out}: {len(data):,} image{'' if len(data) == 1 else 's'} ({data.source})")
     counts = torch.bincount(data.labels, minlength=NUM_CLASSES).tolist()
@@ -31,7 +32,7 @@ def make(namespace: argparse.Namespace) -> int:
         if count:
             print(f"  {name:10}  {count:6,}")
     print(f"Next: cifar-lit increment check {namespace.out}")
-    return 0
+    return 0 if is_whole else 1
 
 
 def _check_options(namespace: argparse.Namespace) -> None:
@@ -47,11 +48,14 @@ def _check_options(namespace: argparse.Namespace) -> None:
         )
 
 
-def _gather(namespace: argparse.Namespace) -> ImageSet:
-    if namespace.arrays is not None:
-        return _from_arrays(namespace)
+def _gather(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
+    """The images, and whether they are all that were given."""
     if namespace.images is not None:
-        return image_folder.read_pictures(namespace.images, increment.MAX_ROWS)
+        return _from_pictures(namespace)
+    return _from_arrays(namespace) if namespace.arrays is not None else _from_own(namespace), True
+
+
+def _from_own(namespace: argparse.Namespace) -> ImageSet:
     if namespace.corrections is not None:
         data, torn = corrections.read(namespace.corrections)
         for each in torn:
@@ -61,6 +65,15 @@ def _gather(namespace: argparse.Namespace) -> ImageSet:
         print("warning: whoever learns test images makes every test figure too good.", file=sys.stderr)
     data = read_data(namespace, namespace.split)
     return data.subset(_choose(data.labels, namespace))
+
+
+def _from_pictures(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
+    found = read_pictures(namespace.images, increment.MAX_ROWS)
+    for each in found.notes:
+        print(each, file=sys.stderr)
+    left_out = [f"left out, it can't be read: {each}" for each in found.failures]
+    confirm([*found.guesses, *left_out], namespace.yes)
+    return found.data, not found.failures
 
 
 def _from_arrays(namespace: argparse.Namespace) -> ImageSet:

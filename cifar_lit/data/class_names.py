@@ -45,8 +45,8 @@ def meaning_of(word: str) -> Meaning | None:
     for name in (plain, plain.removesuffix("s"), plain.removesuffix("es")):
         if name in CLASS_NAMES:
             return Meaning(CLASS_NAMES.index(name), is_sure=True)
-    if re.fullmatch(r"\d", plain):
-        return Meaning(int(plain), is_sure=False)
+    if re.fullmatch(r"\d", word.strip()):
+        return Meaning(int(word), is_sure=False)
     for name in (plain, plain.removesuffix("s"), plain.removesuffix("es"), plain.removesuffix("ies") + "y"):
         if name in _ALIASES:
             return Meaning(CLASS_NAMES.index(_ALIASES[name]), is_sure=False)

@@ -1,4 +1,4 @@
-"""Image folders, `<class>/*` with PNG, JPEG or WebP files: CIFAR-10 below {train,test}, or pictures of any size."""
+"""Image folders, `<class>/*` with PNG, JPEG or WebP files: CIFAR-10 below {train,test}."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import decode, to_network_size
+from cifar_lit.data.images import decode
 from cifar_lit.errors import DataError, ImageError
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp"})
@@ -50,39 +50,3 @@ def read(root: Path, split: str) -> ImageSet:
             raise DataError(f"{path}: the image is {width}x{height}, expected 32x32. Resize or remove it.")
         images[row] = image
     return ImageSet(images, labels, f"image folder, {split}")
-
-
-def read_pictures(folder: Path, max_images: int) -> ImageSet:
-    """Reads `folder/<class>/*`: some or all of the ten classes, pictures of any size, cropped to their central square.
-
-    Raises:
-        DataError: no image or more than `max_images`, a folder or an image that belongs to no class, or images that
-            can't be read, of which the first are named.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected one with <class>/* inside.")
-    stray = [path for path in list_images(folder) if path.relative_to(folder).parts[0] not in CLASS_NAMES]
-    unknown = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in CLASS_NAMES]
-    unknown = sorted(name for name in unknown if not name.startswith("."))
-    if unknown or stray:
-        what = f"the folder {unknown[0]!r} is none" if unknown else f"{stray[0].name} lies in none"
-        raise DataError(
-            f"{folder}: {what} of the ten classes, expected images in {', '.join(CLASS_NAMES)}. Rename, move or remove "
-            "it."
-        )
-    rows = [(path, label) for label, name in enumerate(CLASS_NAMES) for path in list_images(folder / name)]
-    if not 0 < len(rows) <= max_images:
-        raise DataError(
-            f"{folder}: {len(rows):,} PNG, JPEG or WebP images in <class>/*, expected 1..{max_images:,}. "
-            f"{'Divide the folder' if rows else 'Put some in, or name another folder'}."
-        )
-    images, failures = [], []
-    for path, _ in rows:
-        try:
-            images.append(to_network_size(decode(path.read_bytes(), max_bytes=None)))
-        except (ImageError, OSError) as error:
-            failures.append(f"{path}: {error}")
-    if failures:
-        more = f" And {len(failures) - 3:,} more." if len(failures) > 3 else ""
-        raise DataError(f"{' '.join(failures[:3])}{more} Replace or remove {'it' if len(failures) == 1 else 'them'}.")
-    return ImageSet(torch.stack(images), torch.tensor([label for _, label in rows]), f"image folder, {folder.name}")
