@@ -117,7 +117,7 @@ TAKEN: dict[str, tuple[Files, str, int, list[int], list[str]]] = {
         "",
         0,
         [3],
-        ["left out: 2 .txt (c.TXT, cat/b.txt), 1 without ending (notes), 1 .tif (cat/d.tif)"],
+        ["left out: 2 .txt (c.TXT, cat/b.txt), 1 .tif (cat/d.tif), 1 without ending (notes)"],
     ),
     "capital endings, any size": ({"cat/a.PNG": PNG, "cat/b.JPEG": png(size=(60, 40))}, "", 0, [3, 3], []),
     "damaged ones": (

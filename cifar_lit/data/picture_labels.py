@@ -43,7 +43,7 @@ def label_files(names: Sequence[PurePosixPath], top: str) -> Labelled:
         top: name of the folder or archive that they lie in.
     """
     found = Labelled()
-    pictures = [name for name in names if name.suffix.lower() in PICTURES]  # in the order of the source
+    pictures = [name for name in names if name.suffix.lower() in PICTURES]
     others = sorted(name for name in names if name.suffix.lower() not in PICTURES)
     if others:
         found.notes.append(f"left out: {_by_kind(others)}")
