@@ -130,6 +130,7 @@ def test_a_keras_model_becomes_a_candidate_that_is_measured(capsys, h5: Path, re
     assert about.data["test"] == {"count": 50, "sha256": synthetic.draw("test", 50).sha256}
     assert set(about.metrics) == {f"test/{name}" for name in ("loss", "acc", "precision", "recall", "f1")}
     assert set(about.files) == {
+        "README.md",
         "model.safetensors",
         "report/metrics.json",
         "report/report.txt",

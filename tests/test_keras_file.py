@@ -246,14 +246,15 @@ def test_an_archive_is_opened_as_carefully_as_an_npz(archive: Archive) -> None:
     assert "at most 209,715,200 are accepted" in refusal(path)
 
 
-def test_weights_alone_are_read_and_what_is_taken_for_granted_is_said(
+def test_weights_alone_are_read_and_what_is_assumed_is_said(
     tmp_path: Path, network: Network, caplog: pytest.LogCaptureFixture
 ) -> None:
     read = keras_file.load(keras_files.write_v3(tmp_path / "m.weights.h5", network))
     assert_same(read, network)
-    assert "holds weights alone. Taken for granted: relu before batch norm as in the seed recipe, pixels / 255" in (
+    assert "holds weights alone. Assumed: relu before batch norm as in the seed recipe, mean [0.0, 0.0, " in (
         caplog.text
     )
+    assert keras_file.load(tmp_path / "m.weights.h5", [0.5] * 3, [0.25] * 3).mean == (0.5, 0.5, 0.5)
 
 
 def test_legacy_weights_alone_are_read(tmp_path: Path, network: Network) -> None:

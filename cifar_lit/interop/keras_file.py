@@ -7,7 +7,8 @@ be that architecture; besides it only the arrays of weights are read, and nothin
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,15 @@ _MAX_DIRECTORY_BYTES = 2**20
 _log = logging.getLogger(__name__)
 
 
-def load(path: Path) -> Network:
+def load(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
     """The network in evaluation mode, on the CPU.
 
     What Rescaling does becomes the network's mean and std; without it the model was given pixels / 255.
+
+    Args:
+        path: the file.
+        mean: subtracted from each channel, on the scale 0..1, where the file holds weights alone; default 0.
+        std: each channel is divided by it, likewise; default 1.
 
     Raises:
         WeightsError: not such a file, another architecture, or arrays that do not fit it.
@@ -60,10 +66,14 @@ def load(path: Path) -> Network:
             model = read_config(_parse(text, where), where)
             return _network(h5, model, _by_name(h5, model), where)
         model, places = guess_model(h5)
+        if mean is not None and std is not None:
+            model = replace(model, mean=list(mean), std=list(std))
         _log.warning(
-            "note: %s holds weights alone. Taken for granted: relu before batch norm as in the seed recipe, pixels / "
-            "255, dropout %g, batch-norm momentum %g.",
+            "note: %s holds weights alone. Assumed: relu before batch norm as in the seed recipe, mean %s and "
+            "std %s on the scale 0..1, dropout %g, batch-norm momentum %g.",
             where,
+            model.mean,
+            model.std,
             model.args["dropout"],
             1 - model.args["bn_momentum"],
         )

@@ -121,7 +121,7 @@ def _load(path: Path, suffix: str, mean: Sequence[float] | None, std: Sequence[f
     if suffix in _NPZ:
         return weights_npz.load(path)[0]
     if suffix in _KERAS:
-        return keras_file.load(path)
+        return keras_file.load(path, mean, std)
     if suffix in _SAFETENSORS:
         if path.name == WEIGHTS and (path.parent / MANIFEST).is_file():
             return load_network(Registry(path.resolve().parent.parent).get(path.resolve().parent.name))
