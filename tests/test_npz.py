@@ -330,7 +330,7 @@ def test_many_changes_at_once_give_the_same_arrays_or_an_error(tmp_path: Path) -
     arrays = {"a": np.arange(30, dtype=np.uint8), "b": np.array([1.5, 2.5])}
     data = saved(np.savez_compressed, **arrays)
     places = random.Random(1)
-    for _ in range(1_000):
+    for _ in range(300):
         changed = bytearray(data)
         for _ in range(places.randrange(1, 5)):
             start = places.randrange(len(changed))
@@ -344,7 +344,7 @@ def test_changed_headers_behind_a_right_checksum_give_an_array_or_an_error(tmp_p
     places = random.Random(2)
     header = header_of("(30,)")
     num_read = 0
-    for _ in range(1_000):
+    for _ in range(300):
         changed = bytearray(header)
         for _ in range(places.randrange(1, 4)):
             changed[places.randrange(len(changed))] = places.choice(b"(){}[]'\", 0123456789OVU<>|iufbc\xff")
@@ -354,7 +354,7 @@ def test_changed_headers_behind_a_right_checksum_give_an_array_or_an_error(tmp_p
             num_read += 1
         except NpzError:
             pass
-    assert 0 < num_read < 1_000
+    assert 0 < num_read < 300
 
 
 # Memory, in a process of its own: a peak once reached hides what comes after

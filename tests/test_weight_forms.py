@@ -15,8 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
-from conftest import SMOKE, tiny_network
-from finetuning import DRAWN, QUIET
+from conftest import tiny_network
 from torch import nn
 
 from cifar_lit.cifar10 import CLASS_NAMES, MEAN, STD
@@ -189,11 +188,9 @@ def test_what_a_state_dictionary_does_not_say_is_asked_for(
     assert (second.mean, second.std) == ([0, 0, 0], [1, 1, 1])
 
 
-def test_a_checkpoint_of_fit_says_all_of_its_network(registry: Registry, capsys) -> None:
-    options = ["--trainer.max_epochs", "1", "--trainer.logger", "false", "--best.dirpath", "runs"]
-    assert main(["fit", "--config", SMOKE, *DRAWN, *QUIET, *options]) == 0
-    (path,) = Path("runs").glob("epoch*.ckpt")
-    expected = load_network(registry.get("v0001"))
+def test_a_checkpoint_of_fit_says_all_of_its_network(parents: Path) -> None:
+    expected = load_network(Registry(parents).get("v0002"))
+    (path,) = sorted((parents.parent / "runs" / "checkpoints").glob("epoch-007*.ckpt"))
     read = load_file(path).network
     assert (type(read), read.args, read.mean) == (type(expected), expected.args, expected.mean)
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in expected.state_dict().items())

@@ -19,8 +19,8 @@ METADATA_KEY = "cifar_lit"
 def dump(network: Network, class_names: Sequence[str]) -> bytes:
     """The file's content; equal networks give equal bytes."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    metadata = {"format": "pt", METADATA_KEY: description.dumps(network, class_names)}
-    return safetensors.torch.save(state, metadata)
+    # One entry: safetensors writes several in any order.
+    return safetensors.torch.save(state, {METADATA_KEY: description.dumps(network, class_names)})
 
 
 def load(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
