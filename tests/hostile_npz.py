@@ -279,8 +279,8 @@ _PARENS = b"(" * 10_000 + b")" * 10_000
 _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
     # Other kinds of file
     ("random", np.random.default_rng(1).bytes(10_000), "unsupported", "its content is no zip of arrays, expected"),
-    ("png", b"\x89PNG\r\n\x1a\n" + bytes(100), "unsupported", "its content is a PNG picture"),
-    ("jpeg", b"\xff\xd8\xff\xe0" + bytes(100), "unsupported", "its content is a JPEG picture"),
+    ("png", b"\x89PNG\r\n\x1a\n" + bytes(100), "unsupported", "its content is a PNG image"),
+    ("jpeg", b"\xff\xd8\xff\xe0" + bytes(100), "unsupported", "its content is a JPEG image"),
     ("npy", npy(PIXELS), "unsupported", "its content is a single array (.npy)"),
     ("h5", b"\x89HDF\r\n\x1a\n" + bytes(100), "unsupported", "its content is an HDF5 file (.h5)"),
     ("gzip", gzip.compress(b"x" * 100), "unsupported", "its content is a gzip file"),

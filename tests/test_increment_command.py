@@ -204,7 +204,7 @@ def test_make_from_pictures_of_any_size_and_kind(capsys) -> None:
     status, out, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
     assert (status, err) == (0, "left out: 1 .txt (cat/notes.txt)\n")
     assert out.splitlines() == [
-        "Wrote out.npz: 3 images (pictures, pictures)",
+        "Wrote out.npz: 3 images (images, pictures)",
         "  cat              2",
         "  truck            1",
         "Next: cifar-lit increment check out.npz",

@@ -49,7 +49,7 @@ def test_it_says_what_the_manifest_knows(publish) -> None:
         "- Test set, 20 images, sha256 `1111",
         "| accuracy | 0.1250 | 0.2500 |",
         "## Intended use and limits",
-        "cifar-lit predict picture.jpg --from v0002",
+        "cifar-lit predict image.jpg --from v0002",
     ):
         assert words in text
     assert "candidate" not in text

@@ -107,7 +107,7 @@ def test_all_formats_name_the_rows(capsys) -> None:
         (npz_bytes(x=np.array([{}], dtype=object)), "x.npy holds Python objects"),
         (npz_bytes(x=PIXELS[:0]), "it has 'x' uint8 (0, 32, 32, 3), none of which are images."),
         (npz_bytes(x=PIXELS)[:-1], "a zip's end record is missing: it is cut off"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG picture, expected an .npz file."),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG image, expected an .npz file."),
     ],
 )
 def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(capsys, data: bytes, message: str) -> None:

@@ -40,10 +40,10 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--json", action="store_true", help="print the findings as one JSON object")
     audit.add_argument("--report", type=Path, metavar="DIR", help="write audit.txt, audit.json and doubts.png")
     audit.add_argument(
-        "--clean", type=Path, metavar="OUT.npz", help="write the rows that no error concerns, each picture once"
+        "--clean", type=Path, metavar="OUT.npz", help="write the rows that no error concerns, each image once"
     )
 
-    about = "make an increment from arrays, from pictures, from a slice of CIFAR-10, or from corrections"
+    about = "make an increment from arrays, from images, from a slice of CIFAR-10, or from corrections"
     maker = actions.add_parser(
         "make",
         help=about,
@@ -67,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
         "--images",
         type=Path,
         metavar="FOLDER",
-        help="pictures of any size in <class>/*: a folder, a zip or tar of one, or a CSV of file,label",
+        help="images of any size in <class>/*: a folder, a zip or tar of one, or a CSV of file,label",
     )
     origin.add_argument("--split", choices=("train", "test"), help="CIFAR-10: all of it, or what the next options say")
     origin.add_argument("--corrections", type=Path, metavar="FOLDER", help="what the page collected")

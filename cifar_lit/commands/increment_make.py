@@ -1,4 +1,4 @@
-"""`cifar-lit increment make`: puts an increment together from arrays, pictures, a slice of CIFAR-10 or corrections."""
+"""`cifar-lit increment make`: puts an increment together from arrays, images, a slice of CIFAR-10 or corrections."""
 
 import argparse
 import re
@@ -14,7 +14,7 @@ from cifar_lit.commands.options import refuse_to_replace
 from cifar_lit.data import corrections, increment
 from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.picture_set import read_pictures
+from cifar_lit.data.labelled_files import read_labelled_files
 from cifar_lit.errors import IncrementError, NpzError, SettingError
 
 _CHOOSING = ("rows", "classes", "count")
@@ -51,7 +51,7 @@ def _check_options(namespace: argparse.Namespace) -> None:
 def _gather(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
     """The images, and whether they are all that were given."""
     if namespace.images is not None:
-        return _from_pictures(namespace)
+        return _from_images(namespace)
     return _from_arrays(namespace) if namespace.arrays is not None else _from_own(namespace), True
 
 
@@ -67,8 +67,8 @@ def _from_own(namespace: argparse.Namespace) -> ImageSet:
     return data.subset(_choose(data.labels, namespace))
 
 
-def _from_pictures(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
-    found = read_pictures(namespace.images, increment.MAX_ROWS)
+def _from_images(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
+    found = read_labelled_files(namespace.images, increment.MAX_ROWS)
     for each in found.notes:
         print(each, file=sys.stderr)
     left_out = [f"left out, it can't be read: {each}" for each in found.failures]

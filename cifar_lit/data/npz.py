@@ -19,8 +19,8 @@ _DIRECTORY_ENTRY = 1_024
 _LOCAL_HEADER = 30 + _MAX_NAME
 _KINDS = {
     npy_format.MAGIC_PREFIX: "a single array (.npy)",
-    b"\x89PNG": "a PNG picture",
-    b"\xff\xd8\xff": "a JPEG picture",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
     b"\x89HDF": "an HDF5 file (.h5)",
     b"\x80": "a pickle",
     b"\x1f\x8b": "a gzip file",

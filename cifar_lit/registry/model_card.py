@@ -114,7 +114,7 @@ def _loading(manifest: Manifest) -> str:
     name = manifest.network.get("name")
     return (
         "```sh\n"
-        f"cifar-lit predict picture.jpg --from {manifest.id}\n"
+        f"cifar-lit predict image.jpg --from {manifest.id}\n"
         "```\n\n"
         "```python\n"
         f"from cifar_lit.models.networks import {name}\n"

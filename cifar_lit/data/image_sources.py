@@ -67,7 +67,7 @@ def open_source(path: Path) -> Iterator[Source]:
                 return
             unpack = next((opener for magic, opener in _PACKED.items() if start.startswith(magic)), None)
             if unpack is None and not start.endswith(_TAR_MAGIC):
-                raise DataError(f"{path}: it is no folder, zip, tar or CSV of pictures. Name one.")
+                raise DataError(f"{path}: it is no folder, zip, tar or CSV of images. Name one.")
             file.seek(0)
             with _Bounded(unpack(file) if unpack else file) as stream:  # type: ignore[operator]
                 yield _Tar(stream)

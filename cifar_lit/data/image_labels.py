@@ -1,4 +1,4 @@
-"""Which class each file is of, going by the folders that it lies in. Knows nothing of pictures.
+"""Which class each file is of, going by the folders that it lies in. Knows nothing of images.
 
 The class folders may lie anywhere below the top, but all in one place: `cat/`, `train/cat/`, `project/data/train/cat/`.
 """
@@ -12,7 +12,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.class_names import Meaning, meaning_of
 from cifar_lit.data.image_folder import SUFFIXES
 
-PICTURES = SUFFIXES | {".jpe", ".jfif", ".mpo", ".apng", ".gif", ".bmp", ".dib", ".avif", ".heic", ".heif"}
+ENDINGS = SUFFIXES | {".jpe", ".jfif", ".mpo", ".apng", ".gif", ".bmp", ".dib", ".avif", ".heic", ".heif"}
 
 _TRAIN, _OTHER_SPLITS = "train", {"test", "val", "valid", "validation", "eval"}
 _NAMED = 3
@@ -36,29 +36,29 @@ class Labelled:
 
 
 def label_files(names: Sequence[PurePosixPath], top: str) -> Labelled:
-    """Finds the class of each picture.
+    """Finds the class of each image.
 
     Args:
         names: of files, relative to the top.
         top: name of the folder or archive that they lie in.
     """
     found = Labelled()
-    pictures = [name for name in names if name.suffix.lower() in PICTURES]
-    others = sorted(name for name in names if name.suffix.lower() not in PICTURES)
+    images = [name for name in names if name.suffix.lower() in ENDINGS]
+    others = sorted(name for name in names if name.suffix.lower() not in ENDINGS)
     if others:
         found.notes.append(f"left out: {_by_kind(others)}")
     places: dict[PurePosixPath, PurePosixPath] = {}  # of the class folder, by file
-    for name in pictures:
+    for name in images:
         folder = _class_folder(name)
         if folder is not None:
             places[name] = folder
     base = _one_base(places, found)
     if base is None:
         if not places and not found.problems:
-            found.problems.append(_no_class(pictures, top))
+            found.problems.append(_no_class(images, top))
         return found
     inside = {name: folder for name, folder in places.items() if folder.parent == base}
-    _tell_stray(pictures, inside, base, found)
+    _tell_stray(images, inside, base, found)
     for folder in sorted(set(inside.values())):
         meaning = _meaning(folder)
         if not meaning.is_sure:
@@ -90,7 +90,7 @@ def _one_base(places: dict[PurePosixPath, PurePosixPath], found: Labelled) -> Pu
     if len(train) == 1 and all(base.parent == train[0].parent and base.name in _OTHER_SPLITS for base in rest):
         left_out = sum(folder.parent != train[0] for folder in places.values())
         names = ", ".join(f"{base}/" for base in rest)
-        found.notes.append(f"left out: {left_out:,} pictures in {names}, beside {train[0]}/")
+        found.notes.append(f"left out: {count_images(left_out)} in {names}, beside {train[0]}/")
         return train[0]
     shown = ", ".join(f"{str(base) + '/' if base.parts else 'the top'}" for base in bases[:10])
     found.problems.append(f"class folders lie in {len(bases)} places: {shown}. Name one of them alone.")
@@ -98,12 +98,12 @@ def _one_base(places: dict[PurePosixPath, PurePosixPath], found: Labelled) -> Pu
 
 
 def _tell_stray(
-    pictures: Sequence[PurePosixPath], inside: dict[PurePosixPath, PurePosixPath], base: PurePosixPath, found: Labelled
+    images: Sequence[PurePosixPath], inside: dict[PurePosixPath, PurePosixPath], base: PurePosixPath, found: Labelled
 ) -> None:
-    """Pictures beside the class folders may be a class that is misspelt; elsewhere they are left out."""
+    """Images beside the class folders may be a class that is misspelt; elsewhere they are left out."""
     beside: dict[str, list[PurePosixPath]] = defaultdict(list)
     elsewhere = []
-    for name in pictures:
+    for name in images:
         if name in inside:
             continue
         if name.is_relative_to(base):
@@ -118,8 +118,8 @@ def _tell_stray(
     for folder, names in sorted(beside.items()):
         if folder:
             found.problems.append(
-                f"the folder {folder!r} ({len(names):,} pictures) is none of the ten classes {', '.join(CLASS_NAMES)}. "
-                "Rename, move or remove it."
+                f"the folder {folder!r} ({count_images(len(names))}) is none of the ten classes "
+                f"{', '.join(CLASS_NAMES)}. Rename, move or remove it."
             )
         else:
             found.problems.append(
@@ -128,14 +128,18 @@ def _tell_stray(
             )
 
 
-def _no_class(pictures: Sequence[PurePosixPath], top: str) -> str:
-    if not pictures:
-        return f"no picture in it, expected <class>/* with files that end in {', '.join(sorted(PICTURES))}."
-    folders = sorted({name.parts[-2] for name in pictures if len(name.parts) > 1})
+def _no_class(images: Sequence[PurePosixPath], top: str) -> str:
+    if not images:
+        return f"no image in it, expected <class>/* with files that end in {', '.join(sorted(ENDINGS))}."
+    folders = sorted({name.parts[-2] for name in images if len(name.parts) > 1})
     where = f"in {', '.join(map(repr, folders[:10]))}" if folders else "in no folder"
     meaning = meaning_of(top)
     advice = f"Name the folder above {top!r}." if meaning and not folders else "Put them into such folders."
-    return f"its {len(pictures):,} pictures lie {where}, expected <class>/*: {', '.join(CLASS_NAMES)}. {advice}"
+    return f"{count_images(len(images))} {where}, expected <class>/*: {', '.join(CLASS_NAMES)}. {advice}"
+
+
+def count_images(number: int) -> str:
+    return f"{number:,} image{'' if number == 1 else 's'}"
 
 
 def _by_kind(names: Sequence[PurePosixPath]) -> str:

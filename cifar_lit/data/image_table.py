@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.class_names import meaning_of
-from cifar_lit.data.picture_labels import PICTURES, Labelled
+from cifar_lit.data.image_labels import ENDINGS, Labelled
 from cifar_lit.errors import DataError
 from cifar_lit.files import read_file
 
@@ -87,7 +87,7 @@ def _find(folder: Path, name: str) -> PurePosixPath | None:
     """The file that a cell names."""
     if not name or "\0" in name:
         return None
-    endings = ("",) if Path(name).suffix.lower() in PICTURES else ("", *sorted(PICTURES))
+    endings = ("",) if Path(name).suffix.lower() in ENDINGS else ("", *sorted(ENDINGS))
     for place in _FOLDERS:
         for ending in endings:
             found = PurePosixPath(place, f"{name}{ending}")

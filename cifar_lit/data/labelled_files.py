@@ -1,4 +1,4 @@
-"""Labelled pictures of any size and kind, from a folder, a zip, a tar or a CSV, as 32x32 images."""
+"""Labelled images of any size and kind, from a folder, a zip, a tar or a CSV, as 32x32 images."""
 
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
+from cifar_lit.data.image_labels import Labelled, count_images, label_files
 from cifar_lit.data.image_set import ImageSet
+from cifar_lit.data.image_sources import Source, open_source
+from cifar_lit.data.image_table import read_table
 from cifar_lit.data.images import decode, to_network_size
-from cifar_lit.data.picture_labels import Labelled, label_files
-from cifar_lit.data.picture_sources import Source, open_source
-from cifar_lit.data.picture_table import read_table
 from cifar_lit.errors import DataError, ImageError, InputError
 
 _TABLES = (".csv", ".tsv")
@@ -18,13 +18,13 @@ _NAMED = 20
 
 
 @dataclass(frozen=True)
-class Pictures:
+class LabelledFiles:
     """What was read.
 
     Attributes:
         data: ordered by class, then by name.
         guesses: what was taken for what, in words, for a person to confirm.
-        failures: which pictures can't be read and why; they are not in `data`.
+        failures: which images can't be read and why; they are not in `data`.
         notes: what else was left out, in words.
     """
 
@@ -34,13 +34,13 @@ class Pictures:
     notes: list[str] = field(default_factory=list)
 
 
-def read_pictures(path: Path, max_images: int) -> Pictures:
-    """Reads all pictures in class folders below `path`, or all that a table at `path` names.
+def read_labelled_files(path: Path, max_images: int) -> LabelledFiles:
+    """Reads all images in class folders below `path`, or all that a table at `path` names.
 
     Each is cropped to its central square and scaled.
 
     Raises:
-        DataError: no picture can be read, there are more than `max_images`, or something must be mended first. All of
+        DataError: no image can be read, there are more than `max_images`, or something must be mended first. All of
             that is said together.
     """
     if path.suffix.lower() in _TABLES:
@@ -53,9 +53,9 @@ def read_pictures(path: Path, max_images: int) -> Pictures:
         return _read(path, source, label_files(source.names, path.resolve().name), max_images)
 
 
-def _read(path: Path, source: Source, found: Labelled, max_images: int) -> Pictures:
+def _read(path: Path, source: Source, found: Labelled, max_images: int) -> LabelledFiles:
     if len(found.labels) > max_images:
-        found.problems.append(f"{len(found.labels):,} pictures, at most {max_images:,} are accepted. Divide them.")
+        found.problems.append(f"{count_images(len(found.labels))}, at most {max_images:,} are accepted. Divide them.")
     rows: list[tuple[int, PurePosixPath, Tensor]] = []
     failures = []
     for name in found.labels if not found.problems or len(found.labels) <= max_images else ():
@@ -64,12 +64,12 @@ def _read(path: Path, source: Source, found: Labelled, max_images: int) -> Pictu
         except (ImageError, InputError, OSError) as error:
             failures.append(f"{name}: {error}")
     if not rows and not found.problems:
-        found.problems.append("none of its pictures can be read." if found.labels else "it names no picture.")
+        found.problems.append("none of its images can be read." if found.labels else "it names no image.")
     if found.problems:
         more = [f"... and {len(failures) - _NAMED:,} more"] if len(failures) > _NAMED else []
         lines = [*found.notes, *found.problems, *failures[:_NAMED], *more]
         raise DataError(f"{path}: {lines[0]}" if len(lines) == 1 else "\n  ".join([f"{path}:", *lines]))
     rows.sort(key=lambda row: row[:2])
     images = torch.stack([image for _, _, image in rows])
-    data = ImageSet(images, torch.tensor([label for label, _, _ in rows]), f"pictures, {path.name}")
-    return Pictures(data, found.guesses, failures, found.notes)
+    data = ImageSet(images, torch.tensor([label for label, _, _ in rows]), f"images, {path.name}")
+    return LabelledFiles(data, found.guesses, failures, found.notes)

@@ -1,4 +1,4 @@
-"""Pictures as people have them, with `increment make --images`: each form, what becomes of it and the exit status."""
+"""Image files as people have them, with `increment make --images`: each form, what becomes of it, the exit status."""
 
 import bz2
 import gzip
@@ -15,9 +15,9 @@ from hostile_npz import Entry, archive
 from PIL import Image
 
 from cifar_lit.cli import main
-from cifar_lit.data import increment, picture_sources
+from cifar_lit.data import image_sources, increment
 from cifar_lit.data.class_names import meaning_of
-from cifar_lit.data.picture_set import read_pictures
+from cifar_lit.data.labelled_files import read_labelled_files
 from cifar_lit.errors import DataError
 
 
@@ -73,7 +73,7 @@ CLONE = {
 }
 CLONE_SAID = [
     "left out: 1 .md (README.md), 1 .ipynb (notebooks/cats.ipynb), 1 .py (train.py)",
-    "left out: 1 pictures in data/test/, beside data/train/",
+    "left out: 1 image in data/test/, beside data/train/",
     "left out: 1 .png (docs/figure.png), outside data/train/",
 ]
 
@@ -109,7 +109,7 @@ TAKEN: dict[str, tuple[Files, str, int, list[int], list[str]]] = {
         "",
         0,
         [3],
-        ["left out: 1 pictures in test/, beside train/"],
+        ["left out: 1 image in test/, beside train/"],
     ),
     "a clone": (CLONE, "", 0, [3, 5], CLONE_SAID),
     "all kinds of files beside": (
@@ -190,7 +190,7 @@ def test_a_table_names_files_and_labels(capsys, text: str, expected: list[int]) 
     assert ("numbers 0..9 are taken for the classes" in said) == (",9" in text or "3\t" in text)
 
 
-def test_the_rows_are_the_pictures_in_the_order_of_class_and_name(capsys) -> None:
+def test_the_rows_are_the_images_in_the_order_of_class_and_name(capsys) -> None:
     write({"dog/a.png": png(10), "cat/z.png": png(20), "cat/b.png": png(30)})
     assert made(capsys, "top")[0] == 0
     data = increment.read(Path("out.npz"))
@@ -198,16 +198,16 @@ def test_the_rows_are_the_pictures_in_the_order_of_class_and_name(capsys) -> Non
 
 
 REFUSED: dict[str, tuple[Files, list[str]]] = {
-    "nothing": ({}, ["top: no picture in it, expected <class>/*"]),
-    "text alone": ({"cat/a.txt": b""}, ["left out: 1 .txt (cat/a.txt)", "no picture in it"]),
-    "no class folder": ({"a.png": PNG}, ["its 1 pictures lie in no folder, expected <class>/*: airplane"]),
-    "other folders alone": ({"x/a.png": PNG, "y/b.png": PNG}, ["its 2 pictures lie in 'x', 'y', expected <class>/*"]),
+    "nothing": ({}, ["top: no image in it, expected <class>/*"]),
+    "text alone": ({"cat/a.txt": b""}, ["left out: 1 .txt (cat/a.txt)", "no image in it"]),
+    "no class folder": ({"a.png": PNG}, ["1 image in no folder, expected <class>/*: airplane"]),
+    "other folders alone": ({"x/a.png": PNG, "y/b.png": PNG}, ["2 images in 'x', 'y', expected <class>/*"]),
     "several problems": (
         {"cat/a.png": PNG, "zebra/b.png": PNG, "lamp/c.png": PNG, "d.png": PNG, "cat/e.png": b"no", "cat/f.png": b""},
         [
             "d.png lies in none of the class folders",
-            "the folder 'lamp' (1 pictures) is none of the ten classes",
-            "the folder 'zebra' (1 pictures) is none of the ten classes",
+            "the folder 'lamp' (1 image) is none of the ten classes",
+            "the folder 'zebra' (1 image) is none of the ten classes",
             "cat/e.png: the content is not",
             "cat/f.png: the file is empty",
         ],
@@ -217,7 +217,7 @@ REFUSED: dict[str, tuple[Files, list[str]]] = {
         ["class folders lie in 2 places: a/, b/. Name one of them"],
     ),
     "two places, one at the top": ({"cat/x.png": PNG, "b/dog/y.png": PNG}, ["in 2 places: the top, b/"]),
-    "all damaged": ({"cat/a.png": b"no"}, ["none of its pictures can be read", "cat/a.png: the content is not"]),
+    "all damaged": ({"cat/a.png": b"no"}, ["none of its images can be read", "cat/a.png: the content is not"]),
     "a guess that nobody confirms": ({"car/a.png": PNG}, ["convert: the folder 'car'", "then add --yes."]),
     "damage that nobody confirms": ({"cat/a.png": PNG, "cat/b.png": b""}, ["it can't be read: cat/b.png", "add --yes"]),
 }
@@ -280,7 +280,7 @@ def header_bomb(path: Path) -> None:
 def zip_bomb(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         for number in range(3):
-            file.writestr(f"cat/{number}.png", bytes(picture_sources.MAX_FILE_BYTES + 1))
+            file.writestr(f"cat/{number}.png", bytes(image_sources.MAX_FILE_BYTES + 1))
 
 
 def many_files(path: Path) -> None:
@@ -299,7 +299,7 @@ def many_files(path: Path) -> None:
         ("a.zip", lambda path: path.write_bytes(archive(Entry(b"cat/a.png", PNG, flags=1))), "is encrypted"),
         ("a.zip", lambda path: path.write_bytes(archive(Entry(b"cat/a.png", PNG), before=b"x" * 9)), "it is no folder"),
         ("a.zip", lambda path: path.write_bytes(archive(Entry(b"cat/a.png", PNG))[:-3]), "end record is missing"),
-        ("a.tar", lambda path: path.write_bytes(b"no" * 500), "it is no folder, zip, tar or CSV of pictures"),
+        ("a.tar", lambda path: path.write_bytes(b"no" * 500), "it is no folder, zip, tar or CSV of images"),
         ("a.tar.gz", lambda path: path.write_bytes(gzip.compress(b"no" * 500)), "the archive is damaged"),
         ("a.tar.gz", lambda path: path.write_bytes(gzip.compress(b"no" * 500)[:-9]), "the archive is damaged"),
         ("a.tar.bz2", lambda path: path.write_bytes(bz2.compress(b"no" * 500)[:-9]), "the archive is damaged"),
@@ -310,7 +310,7 @@ def many_files(path: Path) -> None:
 def test_hostile_and_damaged_archives_are_refused(
     capsys, monkeypatch: pytest.MonkeyPatch, name: str, pack: Callable[[Path], object], words: str
 ) -> None:
-    monkeypatch.setattr(picture_sources, "MAX_FILES", 40)
+    monkeypatch.setattr(image_sources, "MAX_FILES", 40)
     pack(Path(name))
     status, said = made(capsys, name, "--yes")
     assert status == 2
@@ -321,11 +321,11 @@ def test_hostile_and_damaged_archives_are_refused(
 def test_a_tar_without_its_end_is_refused(name: str) -> None:
     as_tar(Path(name), {f"cat/{number}.png": png(number) for number in range(9)})
     data = Path(name).read_bytes()
-    assert len(read_pictures(Path(name), 100).data) == 9
+    assert len(read_labelled_files(Path(name), 100).data) == 9
     for cut in range(20, len(data), 512 if name == "a.tar" else 97):
         Path(name).write_bytes(data[:cut])
         try:
-            assert len(read_pictures(Path(name), 100).data) == 9, "what is missing is behind the last file"
+            assert len(read_labelled_files(Path(name), 100).data) == 9, "what is missing is behind the last file"
         except DataError:
             continue
 
@@ -349,10 +349,10 @@ def test_a_special_file_and_a_link_to_nothing_are_told(capsys) -> None:
     assert "left out, it can't be read: cat/b.png: it is no regular file" in said
 
 
-def test_more_pictures_than_an_increment_takes_are_refused_before_they_are_read() -> None:
+def test_more_images_than_an_increment_takes_are_refused_before_they_are_read() -> None:
     write({f"cat/{number}.png": b"no" for number in range(5)})
-    with pytest.raises(DataError, match="top: 5 pictures, at most 4 are accepted. Divide them."):
-        read_pictures(Path("top"), 4)
+    with pytest.raises(DataError, match="top: 5 images, at most 4 are accepted. Divide them."):
+        read_labelled_files(Path("top"), 4)
 
 
 @pytest.mark.parametrize(
