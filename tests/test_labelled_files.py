@@ -378,6 +378,15 @@ def test_what_other_words_do_not_mean(word: str) -> None:
     assert meaning_of(word) is None
 
 
+def test_a_linked_folder_is_read(capsys) -> None:
+    write({"cat/a.png": PNG}, "disk")
+    write({"README.md": b"#"}, "clone")
+    Path("clone/data").mkdir()
+    Path("clone/data/train").symlink_to("../../disk")
+    assert made(capsys, "clone")[0] == 0
+    assert labels() == [3]
+
+
 def test_the_images_are_those_of_the_files(capsys) -> None:
     write({"cat/a.png": png(7)})
     assert made(capsys, "top")[0] == 0

@@ -1,6 +1,6 @@
 """Files by name, wherever they lie: below a folder, in a zip or in a tar. Archives are read in place, within limits.
 
-Nothing is unpacked onto the disk, and links are not followed.
+Nothing is unpacked onto the disk. Links are followed in a folder, not in an archive.
 """
 
 import bz2
@@ -90,7 +90,12 @@ class _Folder(Source):
     def __init__(self, root: Path) -> None:
         self._root = root
         self.names = []
-        for base, folders, files in os.walk(root):
+        seen: set[str] = set()
+        for base, folders, files in os.walk(root, followlinks=True):
+            if os.path.realpath(base) in seen:  # a link that leads back
+                folders.clear()
+                continue
+            seen.add(os.path.realpath(base))
             folders[:] = sorted(folder for folder in folders if not is_junk(PurePosixPath(folder)))
             for file in sorted(files):
                 name = PurePosixPath(os.path.relpath(base, root), file)
