@@ -309,7 +309,9 @@ def test_a_float32_file_over_the_increments_limit_is_taken_if_its_uint8_form_fit
     monkeypatch.setattr(increment, "MAX_BYTES", 2 * X.nbytes)
     Path("a.npz").write_bytes(xy(UNIT)["a.npz"])
     assert main(["increment", "check", "a.npz"]) == 2
-    assert "bytes, at most" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "bytes, at most" in said
+    assert "`cifar-lit increment make --arrays FILE --out NEW.npz`" in said
     assert made(capsys, {}, "--arrays a.npz --yes")[0] == 0
     assert increment.MAX_ROWS * 3072 * 8 < MAX_BYTES
 

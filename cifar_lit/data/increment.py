@@ -47,7 +47,7 @@ def read(path: Path) -> ImageSet:
             images = _images(file)
             labels = _labels(file, len(images))
     except NpzError as error:
-        form = f" An increment holds {_FORM}. {_CONVERT}" if error.fault == "unsupported" else ""
+        form = f" An increment holds {_FORM}. {_CONVERT}" if error.fault in ("unsupported", "too_large") else ""
         raise IncrementError(f"{error}{form}", error.fault) from error
     return ImageSet(images, labels, f"increment {path.name}")
 
