@@ -15,7 +15,8 @@ import torch
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import similar
 from cifar_lit.data.finetune_data import FinetuneDataModule
-from cifar_lit.data.image_folder import list_images, read
+from cifar_lit.data.image_files import list_files
+from cifar_lit.data.image_folder import read
 from cifar_lit.data.image_set import ImageSet, stratified_split
 from cifar_lit.interop.model import Model, load_model
 from cifar_lit.registry.registry import Registry
@@ -57,10 +58,10 @@ def parent(kind: str, seed: int, data: Path, work: Path) -> Parent:
     rare = (2 * seed % 10, 2 * seed % 10 + 1) if kind == "rare" else None
     name = f"{kind}{seed}"
     root, registry = work / name, Registry(work / "registries" / name)
-    kept = torch.zeros(len(list_images(data / "train")), dtype=torch.bool)
+    kept = torch.zeros(len(list_files(data / "train")[0]), dtype=torch.bool)
     chance = random.Random(seed)
     for label, class_name in enumerate(CLASS_NAMES):
-        files = list_images(data / "train" / class_name)
+        files = list_files(data / "train" / class_name)[0]
         chance.shuffle(files)
         if rare is None:
             files = files[HELD_BACK_OF_ALL:]

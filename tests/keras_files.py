@@ -139,3 +139,20 @@ def write(
                 group[f"{layer_name}/{inside.format(layer=layer_name, name=name)}"] = np.ascontiguousarray(array)
         h5.create_group("optimizer_weights")
     return path
+
+
+def write_v3(path: Path, network: Network) -> Path:
+    """Writes `model.weights.h5` as Keras 3 does."""
+    kinds = {"conv2d": "conv2d", "bn": "batch_normalization", "dense": "dense", "head": "dense"}
+    numbers: dict[str, int] = {}
+    with h5py.File(path, "w") as h5:
+        for name, arrays in arrays_of(network).items():
+            kind = kinds[name.partition("_")[0]]
+            number = numbers.setdefault(kind, 0)
+            numbers[kind] += 1
+            for index, array in enumerate(arrays.values()):
+                h5[f"layers/{kind}{f'_{number}' if number else ''}/vars/{index}"] = np.ascontiguousarray(array)
+        h5.create_group("layers/dropout/vars")
+        h5["layers/random_flip/seed_generator/vars/0"] = np.zeros(2, np.uint32)
+        h5["optimizer/vars/0"] = np.int64(3)
+    return path

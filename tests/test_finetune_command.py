@@ -369,7 +369,7 @@ def test_a_hostile_file_is_one_clear_message_and_leaves_the_registry_as_it_was(
 
 
 def leaking() -> ImageSet:
-    return A + synthetic.draw("test", 600).subset(torch.tensor([5, 17]))
+    return synthetic.draw("test", 600).subset(torch.tensor([5, 17])) + A.subset(torch.tensor([0]))
 
 
 @pytest.mark.parametrize(
@@ -377,7 +377,7 @@ def leaking() -> ImageSet:
     [
         (["nothing.npz"], "nothing.npz"),
         (["."], "it is a folder"),
-        (["leaking.npz"], "leaking.npz#60, leaking.npz#61: 2 of 62 images are copies of test images"),
+        (["leaking.npz"], "leaking.npz#0, leaking.npz#1: 2 of 3 images are copies of test images"),
         (["a.npz", "--data.old_increments", "nothing.npz"], "nothing.npz"),
         (["a.npz", "--from", "v0009"], "no version 'v0009'"),
         (["a.npz", "--from", "nothing.npz"], "nothing.npz"),

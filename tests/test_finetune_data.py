@@ -242,15 +242,26 @@ def test_copies_of_what_is_held_out_are_not_replayed(write: Write) -> None:
     assert same(data.old_train, train.subset(kept.nonzero().squeeze(1)))
 
 
-def test_copies_of_test_images_are_refused_by_row(write: Write) -> None:
+def test_copies_of_test_images_are_left_out_and_counted(write: Write) -> None:
     test = synthetic.draw("test", NUM_OLD)
     leaking = with_row(with_row(NEW, 62, test.images[9].flip(1)), 64, test.images[10])
     files = write("a.npz", leaking.subset(torch.arange(60))), write("b.npz", leaking.subset(torch.arange(60, 100)))
-    with pytest.raises(
-        IncrementError, match=r"^b\.npz#2, b\.npz#4: 2 of 100 images are copies of test images"
-    ) as raised:
-        module(*files)
-    assert "cifar-lit increment check FILE --clean OUT.npz" in str(raised.value)
+    data = module(*files)
+    assert noted(data) == "2 of 100 new images are copies of test images (b.npz#2, b.npz#4)"
+    assert len(data.new_train) + len(data.new_val) == 98
+
+
+@pytest.mark.parametrize(("num_copies", "is_refused"), [(50, False), (51, True)])
+def test_an_increment_is_refused_if_most_of_it_are_copies_of_test_images(
+    write: Write, num_copies: int, is_refused: bool
+) -> None:
+    test = synthetic.draw("test", NUM_OLD)
+    path = write(data=NEW.subset(torch.arange(100 - num_copies)) + test.subset(torch.arange(num_copies)))
+    if not is_refused:
+        assert len(module(path).new_train) > 0
+        return
+    with pytest.raises(IncrementError, match=r"new\.npz#49, .*: 51 of 100 images are copies of test images"):
+        module(path)
 
 
 @pytest.mark.parametrize(

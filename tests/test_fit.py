@@ -45,6 +45,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
     version = Registry("checkpoints").resolve("latest")
     assert version.id == "v0001"
     assert set(version.manifest.files) == {
+        "README.md",
         "model.safetensors",
         "config.yaml",
         "report/metrics.json",

@@ -166,5 +166,15 @@ def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, num: int) -
 
 def test_other_keys_are_named(tmp_path: Path) -> None:
     (tmp_path / "day.npz").write_bytes(npz_bytes(X_new=PIXELS, y_new=LABELS, extra=LABELS))
-    with pytest.raises(IncrementError, match="it has 'X_new', 'y_new', 'extra', .* did you mean 'X_new'"):
+    with pytest.raises(
+        IncrementError, match="it has 'X_new', 'y_new', 'extra', expected 'x_new', 'y_new'. `cifar-lit increment make"
+    ):
         increment.read(tmp_path / "day.npz")
+
+
+def test_other_arrays_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "day.npz").write_bytes(good(names=np.array(["a"]), meta=np.array([{}], dtype=object)))
+    assert increment.read(tmp_path / "day.npz").sha256 == DATA.sha256
+    assert caplog.messages == [
+        f"warning: {tmp_path / 'day.npz'}: 'names', 'meta' left out: an increment is 'x_new', 'y_new'."
+    ]

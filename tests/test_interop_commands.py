@@ -130,6 +130,7 @@ def test_a_keras_model_becomes_a_candidate_that_is_measured(capsys, h5: Path, re
     assert about.data["test"] == {"count": 50, "sha256": synthetic.draw("test", 50).sha256}
     assert set(about.metrics) == {f"test/{name}" for name in ("loss", "acc", "precision", "recall", "f1")}
     assert set(about.files) == {
+        "README.md",
         "model.safetensors",
         "report/metrics.json",
         "report/report.txt",
@@ -201,15 +202,15 @@ def test_the_ending_decides_whatever_its_case(h5: Path, registry: Registry) -> N
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["predict", "a.png", "--from", "no.npz"], "no.npz: no such file, expected weights in .npz or a Keras model"),
+        (["predict", "a.png", "--from", "no.npz"], "no.npz: no such file, expected weights in .npz, .saf"),
         (["predict", "a.png", "--from", "a\0.npz"], "no such file"),
         (["test", "--from", "no.h5"], "no.h5: no such file"),
         (["test", "--from", "bad.h5"], "bad.h5 can't be read as HDF5"),
-        (["test", "--from", "bad.keras"], "bad.keras is a zip, as .keras files of Keras 3 are"),
+        (["test", "--from", "bad.keras"], "bad.keras: a zip's end record is missing: it is cut off"),
         (["test", "--from", "bad.npz"], "bad.npz: its content is a pickle"),
-        (["test", "--from", "folder.npz"], "folder.npz: no such file"),
+        (["test", "--from", "folder.npz"], "folder.npz: it is a folder, expected a file of weights in .npz"),
         (["import", "v0001"], "v0001: no such file"),
-        (["import", "a.png"], "a.png: files that end in '.png' are not read, expected weights in .npz"),
+        (["import", "a.png"], "a.png: files that end in '.png' are not read. Expected weights in .npz"),
         (["import", "weights.npz", "--data.root", "nowhere"], "no CIFAR-10 under"),
         (["import", "weights.npz", "--data.num_synthetic", "0"], "--data.num_synthetic is 0"),
         (["import", "weights.npz", "--registry", "a.png", *DRAWN], "no version was published: File exists"),

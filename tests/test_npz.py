@@ -16,6 +16,7 @@ from hostile_npz import (
     LABELS,
     PIXELS,
     UNIT,
+    UNTIDY,
     Entry,
     archive,
     bomb_1_gb,
@@ -34,7 +35,8 @@ from hostile_npz import (
     zeros_unit,
 )
 
-from cifar_lit.data.npz import ArrayHeader, NpzFile
+from cifar_lit.data.npy_header import ArrayHeader
+from cifar_lit.data.npz import NpyFile, NpzFile
 from cifar_lit.errors import NpzError
 
 MANY_KINDS = {
@@ -85,7 +87,7 @@ def by_zipfile(**arrays: np.ndarray) -> bytes:
 
 def arrays_of(path: Path, max_bytes: int = 2**20, max_members: int = 8) -> dict[str, np.ndarray]:
     with NpzFile(path, max_bytes=max_bytes, max_members=max_members) as file:
-        return {key: file.read(key) for key in file.headers}
+        return {key: file.read(key) for key in file.keys}
 
 
 def equal(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
@@ -145,7 +147,7 @@ def test_the_writer_of_hostile_files_writes_sound_ones_too(tmp_path: Path) -> No
     assert zipfile.ZipFile(io.BytesIO(pair())).testzip() is None
 
 
-@pytest.mark.parametrize("version", [1, 2, 3])
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize(
     "header",
     [
@@ -165,15 +167,67 @@ def test_headers_are_known_before_content_is_looked_at(tmp_path: Path) -> None:
     x = Entry(b"x.npy", npy(PIXELS), crc=7)
     (tmp_path / "a.npz").write_bytes(archive(x, Entry(b"f.npy", npy(MANY_KINDS["fortran"]))))
     with NpzFile(tmp_path / "a.npz", max_bytes=2**20, max_members=2) as file:
-        assert file.headers == {
-            "x": ArrayHeader(PIXELS.shape, np.dtype(np.uint8), fortran_order=False),
-            "f": ArrayHeader((2, 3, 4), np.dtype(float), fortran_order=True),
-        }
+        assert file.keys == ("x", "f")
+        assert file.header("x") == ArrayHeader(PIXELS.shape, np.dtype(np.uint8), fortran_order=False, start=128)
+        assert file.header("f") == ArrayHeader((2, 3, 4), np.dtype(float), fortran_order=True, start=128)
         assert (file.read("f") == MANY_KINDS["fortran"]).all()
-        with pytest.raises(NpzError, match="does not match its checksum"):
+        with pytest.raises(NpzError, match="Bad CRC-32"):
             file.read("x")
         with pytest.raises(KeyError):
             file.read("y")
+
+
+@pytest.mark.parametrize("name", UNTIDY)
+def test_what_zipfile_passes_over_does_no_harm(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.npz").write_bytes(UNTIDY[name])
+    assert equal(arrays_of(tmp_path / "a.npz"), {"x_new": PIXELS, "y_new": LABELS})
+
+
+def test_an_array_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None:
+    objects = np.array([{}], dtype=object)
+    (tmp_path / "a.npz").write_bytes(npz_bytes(x=PIXELS, names=np.array(["cat"]), meta=objects))
+    with NpzFile(tmp_path / "a.npz", max_bytes=2**20, max_members=3) as file:
+        assert (file.read("x") == PIXELS).all()
+        assert file.read("names", text=True).tolist() == ["cat"]
+        with pytest.raises(NpzError, match="names.npy has dtype <U3, expected bool, integer"):
+            file.header("names")
+        with pytest.raises(NpzError, match="meta.npy holds Python objects"):
+            file.header("meta")
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("kind", ["npz", "npy"])
+def test_rows_come_in_pieces(tmp_path: Path, kind: str, order: str) -> None:
+    array = np.asarray(np.arange(70.0).reshape(10, 7), order=order)
+    (tmp_path / f"a.{kind}").write_bytes(npy(array) if kind == "npy" else saved(np.savez_compressed, a=array))
+    opened = NpyFile(tmp_path / "a.npy", max_bytes=2**20) if kind == "npy" else None
+    with opened or NpzFile(tmp_path / "a.npz", max_bytes=2**20, max_members=1) as file:
+        pieces = list(file.chunks("a", 3 * 56))
+        assert (np.concatenate(pieces) == array).all()
+        assert [len(piece) for piece in pieces] == ([3, 3, 3, 1] if order == "C" else [10])
+        assert (file.read("a") == array).all()
+
+
+@pytest.mark.parametrize(
+    ("data", "message", "fault"),
+    [
+        (npy(PIXELS)[:-1], "the array holds 12,287 bytes of data, but its shape", "malformed"),
+        (npy(PIXELS) + b"x", "the array holds 12,289 bytes of data, but its shape", "malformed"),
+        (npy(np.array([{}], dtype=object)), "the array holds Python objects", "malformed"),
+        (npy_of(header_of("(1099511627776,)")), "the array claims shape (1099511627776,)", "too_large"),
+        (b"\x80\x04pickle", "its content is a pickle, expected an .npy file", "unsupported"),
+        (good(), "its content is a zip, expected an .npy file", "unsupported"),
+        (b"", "it is empty", "malformed"),
+    ],
+)
+def test_a_single_array_is_checked_alike(tmp_path: Path, data: bytes, message: str, fault: str) -> None:
+    (tmp_path / "a.npy").write_bytes(data)
+    with (
+        pytest.raises(NpzError, match=re.escape(message)) as error,
+        NpyFile(tmp_path / "a.npy", max_bytes=2**20) as file,
+    ):
+        file.read("a")
+    assert error.value.fault == fault
 
 
 def test_a_link_to_a_file_is_followed(tmp_path: Path) -> None:
@@ -200,7 +254,7 @@ def test_limits_are_exact(tmp_path: Path) -> None:
 def test_all_members_together_are_bounded(tmp_path: Path) -> None:
     (tmp_path / "a.npz").write_bytes(saved(np.savez_compressed, a=np.zeros(600_000, "u1"), b=np.zeros(600_000, "u1")))
     assert len(arrays_of(tmp_path / "a.npz", 1_200_256)) == 2
-    with pytest.raises(NpzError, match="its members hold more than the 1,200,255 bytes") as error:
+    with pytest.raises(NpzError, match="its members hold 1,200,256 bytes, at most 1,200,255 are accepted") as error:
         arrays_of(tmp_path / "a.npz", 1_200_255)
     assert error.value.fault == "too_large"
 
@@ -269,14 +323,14 @@ def test_a_changed_byte_gives_the_same_arrays_or_an_error(tmp_path: Path, save) 
                 assert equal(arrays_of(tmp_path / "a.npz"), arrays), f"byte {place} changed by {bits}"
             except NpzError:
                 num_refused += 1
-    assert num_refused > 1.5 * len(data)
+    assert num_refused > len(data)
 
 
 def test_many_changes_at_once_give_the_same_arrays_or_an_error(tmp_path: Path) -> None:
     arrays = {"a": np.arange(30, dtype=np.uint8), "b": np.array([1.5, 2.5])}
     data = saved(np.savez_compressed, **arrays)
     places = random.Random(1)
-    for _ in range(1_000):
+    for _ in range(300):
         changed = bytearray(data)
         for _ in range(places.randrange(1, 5)):
             start = places.randrange(len(changed))
@@ -290,7 +344,7 @@ def test_changed_headers_behind_a_right_checksum_give_an_array_or_an_error(tmp_p
     places = random.Random(2)
     header = header_of("(30,)")
     num_read = 0
-    for _ in range(1_000):
+    for _ in range(300):
         changed = bytearray(header)
         for _ in range(places.randrange(1, 4)):
             changed[places.randrange(len(changed))] = places.choice(b"(){}[]'\", 0123456789OVU<>|iufbc\xff")
@@ -300,7 +354,7 @@ def test_changed_headers_behind_a_right_checksum_give_an_array_or_an_error(tmp_p
             num_read += 1
         except NpzError:
             pass
-    assert 0 < num_read < 1_000
+    assert 0 < num_read < 300
 
 
 # Memory, in a process of its own: a peak once reached hides what comes after
@@ -312,7 +366,7 @@ def peak_growth(path: Path, code: str) -> tuple[int, str]:
         import re, sys
         from pathlib import Path
         import numpy as np
-        from cifar_lit.data.npz import NpzFile
+        from cifar_lit.data.npz import NpyFile, NpzFile
         from cifar_lit.errors import NpzError
 
         def peak():
@@ -321,7 +375,7 @@ def peak_growth(path: Path, code: str) -> tuple[int, str]:
         def read(path, max_bytes=200 * 2**20):
             try:
                 with NpzFile(path, max_bytes=max_bytes, max_members=4) as file:
-                    for key in file.headers:
+                    for key in file.keys:
                         array = file.read(key)
                 print("read", array.nbytes)
             except NpzError as error:

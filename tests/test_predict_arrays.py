@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_npz import LABELS, PIXELS, npz_bytes
+import torch
+from hostile_npz import LABELS, PIXELS, npy, npz_bytes
+from torchvision.io import write_png
 
 from cifar_lit.cli import main
-from cifar_lit.data.images import encode_png
 from cifar_lit.registry.registry import Registry
 
 
@@ -33,21 +34,45 @@ def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict]:
     return json.loads(out)
 
 
-@pytest.mark.parametrize("key", ["x", "x_new", "x_test"])
+@pytest.mark.parametrize("key", ["x", "x_new", "x_train", "x_test", "images"])
 def test_rows_count_as_files_in_their_order(capsys, key: str) -> None:
     Path("day.npz").write_bytes(npz_bytes(**{key: PIXELS, "y_test": LABELS, "note": np.zeros(3)}))
     rows = rows_of(capsys, "day.npz")
     assert [row["file"] for row in rows] == [f"day.npz#{i}" for i in range(4)]
     for i, row in enumerate(rows):
-        Path("one.png").write_bytes(encode_png(PIXELS[i]))
+        write_png(torch.from_numpy(PIXELS[i]).permute(2, 0, 1), "one.png")
         (alone,) = rows_of(capsys, "one.png")
         assert row["probabilities"] == pytest.approx(alone["probabilities"], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("a.npy", npy(PIXELS), []),
+        ("a.npz", npz_bytes(x=PIXELS / 255), ["'x': float64 values, 0..1, become uint8 0..255"]),
+        ("a.npz", npz_bytes(x=PIXELS.transpose(0, 3, 1, 2)), ["'x': channels are moved last"]),
+    ],
+)
+def test_other_forms_are_converted_and_that_is_said(capsys, name: str, content: bytes, words: list[str]) -> None:
+    Path("day.npz").write_bytes(npz_bytes(x=PIXELS))
+    expected = [row["probabilities"] for row in rows_of(capsys, "day.npz")]
+    Path(name).write_bytes(content)
+    status, out, err = called(capsys, name, "--format", "json")
+    assert status == 0
+    assert err.splitlines() == [f"{name}: convert: {each}" for each in words]
+    assert [row["probabilities"] for row in json.loads(out)] == expected
+
+
+def test_one_of_several_arrays_is_named(capsys) -> None:
+    Path("day.npz").write_bytes(npz_bytes(x_train=PIXELS, x_test=PIXELS[:1]))
+    assert len(rows_of(capsys, "day.npz", "--x", "x_test")) == 1
+    assert "no 'x_val'. Name one of these" in called(capsys, "day.npz", "--x", "x_val")[2]
 
 
 def test_arrays_and_files_mix_in_the_order_given(capsys) -> None:
     Path("a.npz").write_bytes(npz_bytes(x=PIXELS[:2]))
     Path("b.NPZ").write_bytes(npz_bytes(x_new=PIXELS[2:3], y_new=LABELS[:1]))
-    Path("c.png").write_bytes(encode_png(PIXELS[3]))
+    write_png(torch.from_numpy(PIXELS[3]).permute(2, 0, 1), "c.png")
     rows = rows_of(capsys, "b.NPZ", "c.png", "./a.npz", "c.png")
     assert [row["file"] for row in rows] == ["b.NPZ#0", "c.png", "a.npz#0", "a.npz#1", "c.png"]
 
@@ -75,13 +100,14 @@ def test_all_formats_name_the_rows(capsys) -> None:
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (npz_bytes(images=PIXELS), "it has 'images', expected exactly one of 'x', 'x_new', 'x_test'."),
-        (npz_bytes(x=PIXELS, x_new=PIXELS), "it has 'x', 'x_new', expected exactly one of 'x', 'x_new', 'x_test'."),
-        (npz_bytes(x=PIXELS / 255), "'x' is float64 (4, 32, 32, 3), expected uint8 (n, 32, 32, 3) in 0..255. Multiply"),
-        (npz_bytes(x_test=PIXELS[0]), "'x_test' is uint8 (32, 32, 3), expected uint8 (n, 32, 32, 3) in 0..255. Add"),
-        (npz_bytes(x=PIXELS[:0]), "'x' is uint8 (0, 32, 32, 3): it has no row, expected at least one."),
-        (npz_bytes(x=PIXELS)[:-1], "a zip's end record is not where the file ends: it is cut off"),
-        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG picture, expected an .npz file."),
+        (npz_bytes(ids=LABELS), "it has 'ids' int64 (4,), none of which are images."),
+        (npz_bytes(x=PIXELS, x_new=PIXELS), "it has several arrays of images. Say which with --x x | x_new."),
+        (npz_bytes(x=PIXELS > 9), "'x' is bool (4, 32, 32, 3), expected integers or floats."),
+        (npz_bytes(x=PIXELS / 99 - 1.3), "'x' is float64 (4, 32, 32, 3): its values are -1.3..1.27"),
+        (npz_bytes(x=np.array([{}], dtype=object)), "x.npy holds Python objects"),
+        (npz_bytes(x=PIXELS[:0]), "it has 'x' uint8 (0, 32, 32, 3), none of which are images."),
+        (npz_bytes(x=PIXELS)[:-1], "a zip's end record is missing: it is cut off"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG image, expected an .npz file."),
     ],
 )
 def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(capsys, data: bytes, message: str) -> None:

@@ -5,8 +5,11 @@ import shlex
 from pathlib import Path
 
 import pytest
+import torch
 
 from cifar_lit.cli import main
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.weights import load_network
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -25,6 +28,20 @@ def test_the_commands_to_try_without_data_work_in_their_order(
         assert program == "cifar-lit"
         assert main(arguments) == 0, line
     assert "docs/cat.jpg" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest.MonkeyPatch):
+    block = re.search(r"<!-- tests/test_readme.py runs this block -->\n```python\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    version = Registry(ROOT / "checkpoints").get("v0001")
+    monkeypatch.chdir(version.path)
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (version.manifest.mean, version.manifest.std))
+    names = {"images": images, "mean": mean, "std": std}
+    exec(block[1], names)
+    with torch.inference_mode():
+        expected = load_network(version)(images.permute(0, 3, 1, 2))
+    assert torch.allclose(names["logits"], expected, atol=1e-4)
 
 
 def test_files_and_links_that_are_named_exist():

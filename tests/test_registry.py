@@ -24,6 +24,7 @@ from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
 FILES = {
+    "README.md",
     "model.safetensors",
     "config.yaml",
     "report/metrics.json",

@@ -1,4 +1,4 @@
-"""`cifar-lit validate|test`: measures a version with Lightning's Trainer."""
+"""`cifar-lit validate|test`: measures a version with Lightning's Trainer, or on labelled arrays in a file."""
 
 import argparse
 import contextlib
@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from cifar_lit.commands.options import add_from, add_registry, print_json, registry_of
+from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.datamodule import CIFAR10DataModule
-from cifar_lit.errors import DataError
+from cifar_lit.data.image_set import ImageSet
+from cifar_lit.errors import DataError, NpzError, SettingError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop.model import load_model
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.training.class_arguments import ClassArgumentParser
@@ -37,6 +41,8 @@ def run(args: list[str]) -> int:
         print()
         parser.print_help()
         return 0
+    if own.npz is not None:
+        return _test_on_arrays(own, rest)
     model = load_model(own.reference, registry_of(own))
     split = model.version.manifest.data["split"] if model.version else {"val_fraction": None, "seed": None}
     if None not in split.values():
@@ -54,7 +60,32 @@ def run(args: list[str]) -> int:
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)
     if trainer.is_global_zero:
-        _tell(own, model.name, classifier, instances.data, name)
+        data = instances.data.test_set if verb == "test" else instances.data.val_set
+        about = f"{len(data):,} {'test' if verb == 'test' else 'validation'} images\n({data.source})"
+        # Answers from several processes come in another order than the images.
+        _tell(own, model.name, classifier.evaluations[name], about, name, data if trainer.world_size == 1 else None)
+    return 0
+
+
+def _test_on_arrays(own: argparse.Namespace, rest: list[str]) -> int:
+    if rest:
+        raise SettingError(f"{rest[0]} has no effect with --data.npz. Leave it out.")
+    if len(own.npz) > 2:
+        raise SettingError(f"--data.npz names {len(own.npz)} files, expected FILE, or images and labels.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = load_model(own.reference, registry_of(own), device)
+    try:
+        with open_labelled(own.npz, Form(own.x, own.y), prefer="x_test") as arrays:
+            for each in (*arrays.notes, *(f"convert: {each}" for each in arrays.words)):
+                print(each, file=sys.stderr)
+            data = arrays.convert()
+    except NpzError as error:
+        advice = (
+            f" `cifar-lit increment make --arrays {own.npz[0]} ...` takes more options." if "--" in str(error) else ""
+        )
+        raise NpzError(f"{error}{advice}", error.fault) from error
+    evaluation = evaluate(model.network, data, tta_flip=own.tta_flip, tta_shift=own.tta_shift)
+    _tell(own, model.name, evaluation, f"{len(data):,} images ({data.source})", "test", data)
     return 0
 
 
@@ -69,6 +100,19 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
     parser.add_argument("-h", "--help", action="store_true", help="show this and the --data and --trainer options")
     add_from(parser)
     add_registry(parser)
+    if verb == "test":
+        parser.add_argument(
+            "--data.npz",
+            dest="npz",
+            type=Path,
+            nargs="+",
+            metavar=("FILE", "LABELS"),
+            help="measure on the labelled images of an npz, or of two .npy, instead; most usual forms are recognised",
+        )
+        parser.add_argument("--x", metavar="KEY", help="with --data.npz: array of the images")
+        parser.add_argument("--y", metavar="KEY", help="with --data.npz: array of the labels")
+    else:
+        parser.set_defaults(npz=None)
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON object")
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write metrics.json, report.txt, confusion_matrix.png, samples.png"
@@ -90,15 +134,13 @@ def _lightning_parser(verb: str) -> ClassArgumentParser:
 
 
 def _tell(
-    own: argparse.Namespace, model_name: str, classifier: Classifier, datamodule: CIFAR10DataModule, split: str
+    own: argparse.Namespace, model_name: str, evaluation: Evaluation, about: str, split: str, data: ImageSet | None
 ) -> None:
-    evaluation = classifier.evaluations[split]
-    data = datamodule.test_set if split == "test" else datamodule.val_set
+    """Prints an evaluation and writes the report; without `data`, one without images."""
     if own.json:
         print_json(evaluation.named_metrics(split))
     else:
-        print(f"{model_name} on {len(evaluation.labels):,} {'test' if split == 'test' else 'validation'} images")
-        print(f"({data.source})\n")
+        print(f"{model_name} on {about}\n")
         print(report.classification_report(evaluation), end="")
     if own.report is None:
         return
@@ -108,7 +150,7 @@ def _tell(
         "report.txt": report.classification_report(evaluation).encode(),
         "confusion_matrix.png": plots.confusion_matrix(evaluation, title),
     }
-    if classifier.trainer.world_size == 1:  # answers from several processes come in another order than the images
+    if data is not None:
         files["samples.png"] = plots.sample_grid(data.images, evaluation, title)
     try:
         own.report.mkdir(parents=True, exist_ok=True)

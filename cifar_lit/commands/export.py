@@ -1,4 +1,4 @@
-"""`cifar-lit export`: a version's weights as npz, or its network as ONNX."""
+"""`cifar-lit export`: a version's weights as npz or safetensors, or its network for Keras or as ONNX."""
 
 import argparse
 import json
@@ -13,8 +13,8 @@ from cifar_lit.commands.options import add_registry, registry_of
 from cifar_lit.data import synthetic
 from cifar_lit.errors import DataError
 from cifar_lit.files import replace_synced
-from cifar_lit.interop import onnx_model, weights_npz
-from cifar_lit.interop.model import Model, load_model
+from cifar_lit.interop import keras_export, onnx_model, safetensors_file, weights_npz
+from cifar_lit.interop.model import KINDS, Model, load_model
 from cifar_lit.registry.weights import describe
 
 _NUM_COMPARED = 1_000
@@ -27,10 +27,10 @@ def run(args: list[str]) -> int:
         raise DataError(f"--out {out} is a folder or a special file. Name a file.")
     model = load_model(namespace.version, registry_of(namespace))
     try:
-        if namespace.format == "npz":
-            replace_synced(out, weights_npz.dump(model.network, model.class_names))
-        else:
+        if namespace.format == "onnx":
             _export_onnx(model, out, _images(namespace))
+        else:
+            replace_synced(out, _content(model, namespace.format))
     except OSError as error:
         raise DataError(f"--out {out} can't be written: {error.strerror}. Name another file.") from error
     print(f"{model.name} as {namespace.format}: {out}, {out.stat().st_size:,} bytes")
@@ -40,15 +40,24 @@ def run(args: list[str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cifar-lit export",
-        description="Write a version as a file: npz holds the weights, bit for bit, for --from and `cifar-lit import`; "
-        "onnx takes uint8 images (n, 32, 32, 3) and is compared with PyTorch before it is kept.",
+        description="Write a version as a file. npz and safetensors hold the weights, bit for bit, for --from and "
+        "`cifar-lit import`; keras-h5 is a model for keras.models.load_model; onnx is compared with PyTorch before "
+        "it is kept. Both take images (n, 32, 32, 3), 0..255.",
     )
-    parser.add_argument("version", metavar="VERSION", help="an id, 'latest', or a file: weights.npz, model.h5")
-    parser.add_argument("--format", choices=("npz", "onnx"), required=True)
+    parser.add_argument("version", metavar="VERSION", help=f"an id, 'latest', or a file: {KINDS}")
+    parser.add_argument("--format", choices=("npz", "safetensors", "keras-h5", "onnx"), required=True)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="replaced if it exists")
     add_registry(parser)
     add_data(parser)
     return parser
+
+
+def _content(model: Model, kind: str) -> bytes:
+    if kind == "npz":
+        return weights_npz.dump(model.network, model.class_names)
+    if kind == "safetensors":
+        return safetensors_file.dump(model.network, model.class_names)
+    return keras_export.dump(model.network)
 
 
 def _images(namespace: argparse.Namespace) -> torch.Tensor:
@@ -65,6 +74,7 @@ def _images(namespace: argparse.Namespace) -> torch.Tensor:
 def _export_onnx(model: Model, out: Path, images: torch.Tensor) -> None:
     metadata = {
         "model": model.name,
+        "version": model.version.id if model.version else "",
         "cifar_lit": __version__,
         "network": json.dumps(describe(model.network)["network"]),
     }

@@ -95,7 +95,8 @@ def build_parser() -> ClassArgumentParser:
         "--from",
         type=str,
         default=LATEST,
-        help=f"the parent: a version's id, {LATEST!r} for the champion, or a file: weights.npz, model.h5",
+        help=f"the parent: a version's id, {LATEST!r} for the champion, or a file of weights: .npz, .safetensors, .pt, "
+        ".ckpt, .keras, .h5",
     )
     parser.add_argument(
         "--registry",

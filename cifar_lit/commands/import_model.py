@@ -1,4 +1,4 @@
-"""`cifar-lit import`: a Keras model or weights in npz become a version."""
+"""`cifar-lit import`: a Keras model or a file of weights becomes a version."""
 
 import argparse
 import hashlib
@@ -14,7 +14,7 @@ from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
-from cifar_lit.interop.model import Model, load_file
+from cifar_lit.interop.model import KINDS, Model, load_file
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.version import WEIGHTS
 from cifar_lit.registry.weights import describe, dump
@@ -24,13 +24,13 @@ def run(args: list[str]) -> int:
     namespace = _parser().parse_args(args[1:])
     path: Path = namespace.path
     registry = registry_of(namespace)
-    model = load_file(path)
+    model = load_file(path, mean=namespace.mean, std=namespace.std)
     test_set = find_test_set(namespace)
     if test_set is None:
         print("Not measured: no CIFAR-10 found (--data.root names it).", file=sys.stderr)
     evaluation = None if test_set is None else evaluate(model.network, test_set)
     files = {WEIGHTS: dump(model.network)} | (_report_files(evaluation) if evaluation else {})
-    about = _about(model, hashlib.sha256(path.read_bytes()).hexdigest(), test_set, evaluation)
+    about = _about(model, _sha256(path), test_set, evaluation)
     version = registry.publish(files, about)
     version = registry.keep_as_candidate(version.id, f"imported from {model.name}")
     if namespace.json:
@@ -44,13 +44,26 @@ def run(args: list[str]) -> int:
     return 0
 
 
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cifar-lit import",
-        description="Make a version of a Keras model (the seed recipe's three-block architecture, saved as HDF5) or of "
-        "weights in npz. It stays a candidate. If CIFAR-10 is found, it is measured on the test images.",
+        description="Make a version of a Keras model (the seed recipe's three-block architecture) or of weights of one "
+        "of this project's networks. It stays a candidate. If CIFAR-10 is found, it is measured on the test images.",
     )
-    parser.add_argument("path", type=Path, metavar="FILE", help="model.h5 or weights.npz")
+    parser.add_argument("path", type=Path, metavar="FILE", help=f"weights in {KINDS}")
+    for name, about in (("mean", "is subtracted from each channel"), ("std", "each channel is divided by")):
+        parser.add_argument(
+            f"--{name}",
+            type=float,
+            nargs=3,
+            metavar=("R", "G", "B"),
+            help=f"what {about}, on the scale 0..1, where a state dictionary does not say it (default: CIFAR-10's)",
+        )
     parser.add_argument("--json", action="store_true", help="print the version as one JSON object")
     add_registry(parser)
     add_data(parser)

@@ -2,8 +2,10 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
+from cifar_lit.errors import SettingError
 from cifar_lit.registry.registry import LATEST, Registry
 
 
@@ -21,12 +23,18 @@ def add_from(parser: argparse.ArgumentParser) -> None:
         dest="reference",
         metavar="VERSION",
         default=LATEST,
-        help=f"a version's id, {LATEST!r} for the champion (default), or a file: weights.npz, model.h5",
+        help=f"a version's id, {LATEST!r} for the champion (default), or a file of weights: .npz, .safetensors, .pt, "
+        ".ckpt, .keras, .h5",
     )
 
 
 def registry_of(namespace: argparse.Namespace) -> Registry:
     return Registry(namespace.registry)
+
+
+def refuse_to_replace(path: Path, option: str, force: bool) -> None:
+    if path.exists() and not force:
+        raise SettingError(f"{option} {path} exists already. Name another file, or replace it with --force.")
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
-from cifar_lit.data import pixels
+from cifar_lit.data import arrays
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
 from cifar_lit.errors import DataError, ImageError, NpzError
@@ -23,6 +23,7 @@ from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
+_ARRAYS = (".npz", ".npy")
 
 
 class Row(NamedTuple):
@@ -42,7 +43,7 @@ def run(args: list[str]) -> int:
     model = load_model(namespace.reference, registry_of(namespace), device)
     predictor = Predictor(model.network, model.class_names, model.name)
     files = _files(namespace.paths)
-    rows, left = _predict(predictor, files)
+    rows, left = _predict(predictor, files, namespace.x)
     text = _FORMATS[namespace.format](rows)
     if namespace.out is None:
         print(text, end="")
@@ -68,8 +69,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         metavar="FILE|FOLDER|ARRAYS.npz",
-        help=f"{ACCEPTED}, of any size; an npz with uint8 (n, 32, 32, 3) as x, x_new or x_test",
+        help=f"{ACCEPTED}, of any size; an .npz or .npy of images, in most usual forms",
     )
+    parser.add_argument("--x", metavar="KEY", help="array of the images, where an npz has several")
     add_from(parser)
     add_registry(parser)
     parser.add_argument("--format", choices=list(_FORMATS), default="table")
@@ -91,23 +93,26 @@ def _files(paths: Sequence[Path]) -> list[Path]:
     return files
 
 
-def _predict(predictor: Predictor, files: Sequence[Path]) -> tuple[Rows, list[Skipped]]:
+def _predict(predictor: Predictor, files: Sequence[Path], key: str | None) -> tuple[Rows, list[Skipped]]:
     """Answers in the order given, and the files that have none."""
     rows: list[Row] = []
     left: list[Skipped] = []
-    images = _images(files, left)
+    images = _images(files, key, left)
     while batch := list(islice(images, _BATCH)):
         answers = predictor.predict(torch.stack([image for _, image, _ in batch]))
         rows += [Row(path, answer, note) for (path, _, note), answer in zip(batch, answers, strict=True)]
     return rows, left
 
 
-def _images(files: Sequence[Path], left: list[Skipped]) -> Iterator[tuple[Path, Tensor, str]]:
+def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iterator[tuple[Path, Tensor, str]]:
     """Of each image its name, uint8 (32, 32, 3) and a note; puts aside the files that can't be read."""
     for path in files:
         try:
-            if path.suffix.lower() == ".npz":
-                yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(pixels.read(path)))
+            if path.suffix.lower() in _ARRAYS:
+                read, words = arrays.read_images(path, key)
+                for each in words:
+                    print(f"{path}: convert: {each}", file=sys.stderr)
+                yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(read))
             else:
                 decoded = read_image(path)
                 yield path, torch.from_numpy(decoded.network_pixels), decoded.note

@@ -1,4 +1,4 @@
-"""`cifar-lit versions list|show|promote|rollback|verify`."""
+"""`cifar-lit versions list|show|promote|rollback|upgrade|verify`."""
 
 import argparse
 from dataclasses import asdict
@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("show", _show, "all that is known of a version").add_argument("version", help="an id, or 'latest'")
     add("promote", _promote, "make a version the champion", reason).add_argument("version", help="an id")
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
+    add("upgrade", _upgrade, "add what newer releases keep of a version: its model card")
     add("verify", _verify, "check every file of every version against its hash")
     return parser
 
@@ -93,6 +94,15 @@ def _promote(registry: Registry, namespace: argparse.Namespace) -> int:
 
 def _rollback(registry: Registry, namespace: argparse.Namespace) -> int:
     return _tell(registry, registry.rollback(namespace.reason), namespace.json)
+
+
+def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
+    done = registry.add_cards()
+    if namespace.json:
+        print_json(done)
+    else:
+        print(f"Model cards written: {', '.join(done)}." if done else "Every version has its model card.")
+    return 0
 
 
 def _verify(registry: Registry, namespace: argparse.Namespace) -> int:

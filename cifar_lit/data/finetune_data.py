@@ -89,18 +89,20 @@ class FinetuneDataModule(CIFAR10DataModule):
         """Reads increments and old images.
 
         Raises:
-            IncrementError: a file is no increment, holds copies of test images, or nothing that can be learned.
+            IncrementError: a file is no increment, most of them are copies of test images, or nothing is left to learn.
             DataError: the old images are damaged.
         """
         if self._ready:
             return
         new = functools.reduce(operator.add, self._read(self.increments, self.learned))
+        test_copies = torch.zeros(len(new), dtype=torch.bool)
         self.num_given = len(new)
         if is_at_hand(self.root, self.source):
             super().setup("fit")
             self.has_test = True
             self.old_train, self.old_val = self.train_set, self.val_set if self.val_fraction else None
-            self._refuse_test_images(new)
+            test_copies = similar.matches(new.images, self.test_set.images) >= 0
+            self._refuse_test_images(test_copies)
         else:
             rank_zero_warn(
                 f"There are no old images under {self.root.absolute()}: nothing is replayed, and nothing tells what is "
@@ -108,7 +110,7 @@ class FinetuneDataModule(CIFAR10DataModule):
                 "(or CIFAR_LIT_DATA)."
             )
         self._add_old_increments()
-        new = self._usable(new)
+        new = self._usable(new, test_copies)
         rows, held = hold_out(new.labels, self.holdout, self.split_seed)
         self.new_train, self.new_val = new.subset(rows), new.subset(held)
         if self.old_train is not None and len(held):
@@ -148,16 +150,15 @@ class FinetuneDataModule(CIFAR10DataModule):
         for old in self._read(self.old_increments, self.replayed):
             self.old_train = old if self.old_train is None else self.old_train + old
 
-    def _refuse_test_images(self, new: ImageSet) -> None:
-        copies = (similar.matches(new.images, self.test_set.images) >= 0).nonzero().squeeze(1)
-        if len(copies):
+    def _refuse_test_images(self, copies: Tensor) -> None:
+        rows = copies.nonzero().squeeze(1)
+        if 2 * len(rows) > len(copies):
             raise IncrementError(
-                f"{self._where(copies)}: {len(copies):,} of {len(new):,} images are copies of test images, and what "
-                "measures the result can't be learned. `cifar-lit increment check FILE --clean OUT.npz` writes a file "
-                "without them."
+                f"{self._where(rows)}: {len(rows):,} of {len(copies):,} images are copies of test images, and what "
+                "measures the result can't be learned. Give other images."
             )
 
-    def _usable(self, new: ImageSet) -> ImageSet:
+    def _usable(self, new: ImageSet, test_copies: Tensor) -> ImageSet:
         """The images that can teach something: one of each, none that shows nothing, none that judges."""
         first = similar.duplicates(new.images)
         shows = ~similar.flat(new.images)
@@ -174,6 +175,7 @@ class FinetuneDataModule(CIFAR10DataModule):
             (contradicted, "are copies of each other with different labels"),
             (is_copy, "are copies of others"),
             (judges, "are copies of validation images"),
+            (test_copies, "are copies of test images"),
         ):
             dropped = (keep & flags).nonzero().squeeze(1)
             if len(dropped):

@@ -1,12 +1,11 @@
-"""Image folders, `<class>/*` with image files: CIFAR-10 below {train,test}, or images of any size."""
+"""Image folders, `<class>/*` with image files: CIFAR-10 below {train,test}."""
 
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
-from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped
+from cifar_lit.data.image_files import list_files, read_image
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import DataError, ImageError
 
@@ -42,51 +41,3 @@ def read(root: Path, split: str) -> ImageSet:
             raise DataError(f"{path}: the image is {width}x{height}, expected 32x32. Resize or remove it.")
         images[row] = torch.from_numpy(pixels)
     return ImageSet(images, labels, f"image folder, {split}")
-
-
-def read_pictures(folder: Path, max_images: int) -> tuple[ImageSet, list[Skipped]]:
-    """Reads `folder/<class>/*`: some or all of the ten classes, images of any size, cropped to their central square.
-
-    Returns:
-        The images, and the files that are none.
-
-    Raises:
-        DataError: no image can be read, or there are more than `max_images` files; a folder or an image belongs to no
-            class.
-    """
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder, expected one with <class>/* inside.")
-    files, _ = list_files(folder)
-    unknown = [path.name for path in folder.iterdir() if path.is_dir() and path.name not in CLASS_NAMES]
-    unknown = sorted(name for name in unknown if not name.startswith("."))
-    if unknown:
-        raise _no_class(folder, f"the folder {unknown[0]!r} is none")
-    if len(files) > max_images:
-        raise DataError(f"{folder}: {len(files):,} files in <class>/*, expected 1..{max_images:,}. Divide the folder.")
-    images, labels, left = [], [], []
-    for path in files:
-        try:
-            pixels = read_image(path).network_pixels
-        except (ImageError, OSError) as error:
-            left.append(skipped(path, error))
-            continue
-        name = path.relative_to(folder).parts[0]
-        if name not in CLASS_NAMES:
-            raise _no_class(folder, f"{path.name} lies in none")
-        images.append(pixels)
-        labels.append(CLASS_NAMES.index(name))
-    if not images:
-        if not files:
-            raise DataError(f"{folder}: no file in it, expected images in <class>/*. Put some in.")
-        more = f" And {len(left) - 3:,} more." if len(left) > 3 else ""
-        raise DataError(f"{' '.join(map(str, left[:3]))}{more} No image is left of {folder}: put some in.")
-    order = np.argsort(labels, kind="stable")
-    return ImageSet(
-        torch.from_numpy(np.stack(images)[order]), torch.tensor(labels)[order], f"image folder, {folder.name}"
-    ), left
-
-
-def _no_class(folder: Path, what: str) -> DataError:
-    return DataError(
-        f"{folder}: {what} of the ten classes, expected images in {', '.join(CLASS_NAMES)}. Rename, move or remove it."
-    )

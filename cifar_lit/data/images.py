@@ -76,14 +76,8 @@ class Decoded:
 
     @property
     def network_pixels(self) -> Pixels:
-        """uint8 (32, 32, 3): the central square, scaled with antialiasing; all of a 32x32 image as it is."""
-        width, height = self.image.size
-        side = min(width, height)
-        left, top = (width - side) // 2, (height - side) // 2
-        square = self.image.crop((left, top, left + side, top + side))
-        if side != IMAGE_SIZE:
-            square = square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
-        return np.array(square)
+        """uint8 (32, 32, 3), as `to_network_size` makes it."""
+        return to_network_size(self.image)
 
 
 @dataclass(frozen=True)
@@ -131,6 +125,17 @@ def decode(data: bytes) -> Decoded:
         raise ImageError(f"the {kind} can't be decoded ({reason}). {_ADVICE}", "malformed") from error
     turn = _TURNS.get(loaded.orientation)
     return Decoded(image if turn is None else image.transpose(turn), loaded.note)
+
+
+def to_network_size(image: Image.Image) -> Pixels:
+    """uint8 (32, 32, 3): an RGB image's central square, scaled with antialiasing; all of a 32x32 image as it is."""
+    width, height = image.size
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    square = image.crop((left, top, left + side, top + side))
+    if side != IMAGE_SIZE:
+        square = square.resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR, reducing_gap=3.0)
+    return np.array(square)
 
 
 def encode_png(pixels: Pixels) -> bytes:

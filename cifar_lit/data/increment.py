@@ -1,19 +1,18 @@
 """Increments: labelled images that arrived later, as an `.npz` with `x_new` and `y_new`."""
 
-import difflib
+import logging
 import os
 import secrets
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from torch import Tensor
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, NUM_CLASSES
-from cifar_lit.data import pixels
+from cifar_lit.data.array_file import ArrayFile
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import DataError, IncrementError, NpzError
@@ -22,17 +21,21 @@ from cifar_lit.files import sync_folder
 PIXEL_KEY, LABEL_KEY = KEYS = ("x_new", "y_new")
 
 MAX_ROWS = 60_000
-MAX_BYTES = pixels.MAX_BYTES
+MAX_BYTES = 200 * 2**20
 """Of the file, and of its arrays once inflated."""
 MAX_MEMBERS = 4
 
+_log = logging.getLogger(__name__)
+
+_CONVERT = "`cifar-lit increment make --arrays FILE --out NEW.npz` converts what is clear."
 _FORM = f"{PIXEL_KEY}: uint8 (n, 32, 32, 3), and {LABEL_KEY}: integers 0..9, (n,)"
 
 
 def read(path: Path) -> ImageSet:
     """Reads an increment.
 
-    Labels may have any integer dtype and byte order, and the shape (n,) or (n, 1).
+    Labels may have any integer dtype and byte order, and the shape (n,) or (n, 1). Other arrays in the file are left
+    out, and a warning is logged.
 
     Raises:
         IncrementError: not a sound `.npz`, or other contents. The message begins with the path and names the key, the
@@ -41,13 +44,12 @@ def read(path: Path) -> ImageSet:
     try:
         with NpzFile(path, max_bytes=MAX_BYTES, max_members=MAX_MEMBERS) as file:
             _check_keys(file)
-            _check_num_rows(file)
-            images = pixels.read_pixels(file, PIXEL_KEY)
+            images = _images(file)
             labels = _labels(file, len(images))
     except NpzError as error:
-        form = f" An increment holds {_FORM}." if error.fault == "unsupported" else ""
+        form = f" An increment holds {_FORM}. {_CONVERT}" if error.fault in ("unsupported", "too_large") else ""
         raise IncrementError(f"{error}{form}", error.fault) from error
-    return ImageSet(images, torch.from_numpy(labels), f"increment {path.name}")
+    return ImageSet(images, labels, f"increment {path.name}")
 
 
 def write(path: Path, data: ImageSet) -> None:
@@ -79,73 +81,45 @@ def write(path: Path, data: ImageSet) -> None:
         raise DataError(f"{path} can't be written: {error.strerror}. Name another file.") from error
 
 
-def _check_keys(file: NpzFile) -> None:
-    missing = [key for key in KEYS if key not in file.headers]
-    extra = [key for key in file.headers if key not in KEYS]
-    if not (missing or extra):
-        return
-    advice = []
-    for key in missing:
-        alike = [other for other in extra if other[:1].lower() == key[0]] or difflib.get_close_matches(key, extra, 1)
-        advice.append(f"{key!r} is missing{f': did you mean {alike[0]!r}? Rename it.' if alike else '.'}")
-    if not missing:
-        advice.append(f"Leave out {_listed(extra)}.")
-    raise NpzError(f"{file.path}: it has {_listed(file.headers)}, expected {_listed(KEYS)}. {' '.join(advice)}")
+def _check_keys(file: ArrayFile) -> None:
+    found = [file.header(key, text=True) for key in KEYS if key in file.keys]
+    if len(found) < len(KEYS):
+        raise NpzError(f"{file.path}: it has {_listed(file.keys)}, expected {_listed(KEYS)}. {_CONVERT}", "invalid")
+    extra = [key for key in file.keys if key not in KEYS]
+    if extra:
+        _log.warning("warning: %s: %s left out: an increment is %s.", file.path, _listed(extra), _listed(KEYS))
 
 
-def _check_num_rows(file: NpzFile) -> None:
-    shape = file.headers[PIXEL_KEY].shape
-    if shape[1:] == IMAGE_SHAPE and shape[0] > MAX_ROWS:
+def _images(file: ArrayFile) -> Tensor:
+    header = file.header(PIXEL_KEY)
+    shown = f"{file.path}: {PIXEL_KEY!r} is {header}"
+    if header.dtype != np.uint8 or header.shape[1:] != IMAGE_SHAPE:
+        raise NpzError(f"{shown}, expected uint8 (n, 32, 32, 3) in 0..255. {_CONVERT}")
+    if not header.shape[0]:
+        raise NpzError(f"{shown}: it has no row, expected at least one.")
+    if header.shape[0] > MAX_ROWS:
         raise NpzError(
-            f"{file.path}: {PIXEL_KEY!r} has {shape[0]:,} rows, at most {MAX_ROWS:,} are accepted. Divide it into "
-            "several files.",
+            f"{shown}: {header.shape[0]:,} rows, at most {MAX_ROWS:,} are accepted. Divide it into several files.",
             "too_large",
         )
+    return torch.from_numpy(file.read(PIXEL_KEY))
 
 
-def _labels(file: NpzFile, num_rows: int) -> NDArray[np.int64]:
-    header = file.headers[LABEL_KEY]
-    labels = file.read(LABEL_KEY)
-    shown = f"{file.path}: {LABEL_KEY!r} is {header.dtype} {header.shape}"
-    advice = _labels_advice(labels)
-    if advice:
-        raise NpzError(f"{shown}, expected integers 0..9, (n,) or (n, 1). {advice}")
-    if len(labels) != num_rows:
+def _labels(file: ArrayFile, num_rows: int) -> Tensor:
+    header = file.header(LABEL_KEY, text=True)
+    shown = f"{file.path}: {LABEL_KEY!r} is {header}"
+    if header.dtype.kind not in "iu" or header.shape not in ((num_rows,), (num_rows, 1)):
         raise NpzError(
-            f"{shown}: {len(labels):,} labels for the {num_rows:,} rows of {PIXEL_KEY!r}, expected one for each. "
-            "Save the two together again."
+            f"{shown}, expected integers 0..9, one for each of the {num_rows:,} rows of {PIXEL_KEY!r}. {_CONVERT}"
         )
-    labels = labels.reshape(-1)
-    bad = (labels < 0) | (labels >= NUM_CLASSES)
-    row = pixels.first_row(bad)
-    if row is not None:
-        from_one = labels.min() == 1 and labels.max() == NUM_CLASSES
+    labels = file.read(LABEL_KEY).reshape(-1)
+    bad = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
+    if len(bad):
         raise NpzError(
-            f"{shown}: row {row} is {labels[row]} (of {bad.sum():,} such rows), expected 0..9. "
-            + (f"Count classes from 0: {LABEL_KEY} - 1." if from_one else "Mend these labels or leave the rows out.")
+            f"{shown}: row {bad[0]} is {labels[bad[0]]} (of {len(bad):,} such rows), expected 0..9. Correct these "
+            f"labels or leave the rows out; if classes are counted from 1: {_CONVERT}"
         )
-    return labels.astype(np.int64)
-
-
-def _labels_advice(labels: NDArray[Any]) -> str | None:
-    """What is to be done about dtype and shape, if anything."""
-    if labels.ndim == 2 and labels.shape[1] == NUM_CLASSES:
-        return f"If it is one-hot or scores, take the class numbers: {LABEL_KEY}.argmax(axis=1)."
-    advice = []
-    if labels.dtype.kind == "f":
-        advice.append(_float_advice(labels))
-    elif labels.dtype.kind not in "iu":
-        advice.append("Save class numbers.")
-    if labels.ndim != 1 and labels.shape[1:] != (1,):
-        advice.append(f"Make it one number a row: {LABEL_KEY}.reshape(-1).")
-    return " ".join(advice) or None
-
-
-def _float_advice(labels: NDArray[Any]) -> str:
-    row = pixels.first_row(~np.isfinite(labels) | (labels != np.round(labels)))
-    if row is not None:
-        return f"Row {row} is {np.atleast_1d(labels)[row]}: save class numbers."
-    return f"Cast it: {LABEL_KEY}.astype(np.int64)."
+    return torch.from_numpy(labels.astype(np.int64))
 
 
 def _listed(keys: Iterable[str]) -> str:

@@ -74,10 +74,11 @@ class Audit:
 
     @property
     def clean_rows(self) -> Tensor:
-        """int64: rows that no error concerns and that are no copy of another row, ascending."""
+        """int64: rows that no error concerns and that are no copy of another row or of a test image, ascending."""
         keep = torch.ones(len(self.data), dtype=torch.bool)
         keep[self.faulty_rows] = False
-        keep[torch.tensor(self._rows("duplicates"), dtype=torch.int64)] = False
+        for code in ("duplicates", "test_overlap"):
+            keep[torch.tensor(self._rows(code), dtype=torch.int64)] = False
         return keep.nonzero().squeeze(1)
 
     @property
@@ -155,7 +156,7 @@ def audit(
     Args:
         increment: what to check, not empty.
         train: the training images; copies of them are warned of.
-        test: the test images; copies of them are errors.
+        test: the test images; copies of them are warned of, and an error if they are most of the increment.
         network: whose opinion of the labels is asked; usually the champion's.
     """
     origin = similar.duplicates(increment.images)
@@ -262,8 +263,10 @@ def _overlap(increment: ImageSet, others: ImageSet, split: Literal["train", "tes
         + (f"; {differing:,} with another label than there." if differing else ".")
     )
     if split == "test":
-        mend = "Leave them out (--clean does so): whoever learns them makes every test figure too good."
-        return [Finding("error", "test_overlap", message, mend, tuple(rows.tolist()), details)]
+        # A split has near-copies of its own test images: known ones are no reason to refuse the rest.
+        most = 2 * len(rows) > len(increment)
+        mend = "Fine-tuning leaves them out, and --clean does: they would make every test figure too good."
+        return [Finding("error" if most else "warning", "test_overlap", message, mend, tuple(rows.tolist()), details)]
     mend = "They are known already and say little about new data. If new images were meant, leave them out."
     return [Finding("warning", "train_overlap", message, mend, tuple(rows.tolist()), details)]
 

@@ -5,6 +5,7 @@ First the outline, which has shapes and no memory; the network itself is made on
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,30 @@ def outline(name: object, args: object, mean: object, std: object, where: str) -
 def num_bytes(network: Network) -> int:
     """What its arrays take in memory."""
     return sum(each.nbytes for each in network.state_dict().values())
+
+
+def check_arrays(found: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]], outlined: Network, where: str) -> None:
+    """Compares arrays with those of a network, before any is read.
+
+    Args:
+        found: shape and dtype by name.
+        outlined: from `outline`.
+        where: what to call the arrays' source in an error.
+
+    Raises:
+        WeightsError: one is missing, too many, or of another shape or dtype.
+    """
+    state = outlined.state_dict()
+    name = type(outlined).__name__
+    missing, extra = sorted(set(state) - set(found)), sorted(set(found) - set(state))
+    if missing or extra:
+        misfit = [f"{kind} {brief(names[:5])}" for kind, names in (("lacks", missing), ("has besides", extra)) if names]
+        raise WeightsError(f"{where}: it {' and '.join(misfit)}, compared with the {len(state)} arrays of {name}.")
+    for key, tensor in state.items():
+        expected = tuple(tensor.shape), torch.empty(0, dtype=tensor.dtype).numpy().dtype
+        if found[key] != expected:
+            got, wanted = (f"{dtype} {shape}" for shape, dtype in (found[key], expected))
+            raise WeightsError(f"{where}: {key!r} is {got}, expected {wanted} in this {name}.")
 
 
 def assemble(outlined: Network, arrays: Mapping[str, np.ndarray], where: str) -> Network:

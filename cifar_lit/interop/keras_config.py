@@ -1,146 +1,68 @@
-"""What a Keras `model_config` must say for its model to be the three-block network. Knows nothing of HDF5.
+"""What a Keras model must be to be the three-block network, layer by layer. Knows nothing of files."""
 
-It is read as a description, layer by layer; another layer, order or setting is refused by name.
-"""
-
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, NUM_CLASSES
 from cifar_lit.errors import WeightsError
 from cifar_lit.interop.assembly import brief
+from cifar_lit.interop.keras_layers import ARCHITECTURE, AUGMENTATION, Layer, read_layers
 
-_ARCHITECTURE = (
-    "Read here: InputLayer, Rescaling by 1/255, random augmentation, then blocks of Conv2D, relu, BatchNormalization "
-    "and MaxPooling2D, then Flatten, Dense, relu, Dropout, Dense, softmax."
-)
-
-# Layers that pass an image on as it is, except in training.
-_AUGMENTATION = {
-    "RandomFlip",
-    "RandomRotation",
-    "RandomZoom",
-    "RandomTranslation",
-    "RandomShear",
-    "RandomContrast",
-    "RandomBrightness",
-    "RandomErasing",
-    "GaussianNoise",
-}
-_MODELS = ("Sequential", "Functional", "Model")
 _ABSENT_IN_OLD_FILES = {"groups": 1, "dilation_rate": [1, 1]}
-_MAX_LAYERS = 200
-_MAX_DEPTH = 12
-
-
-@dataclass(frozen=True)
-class _Layer:
-    kind: str
-    name: str
-    config: dict[str, Any]
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.name!r}"
+_KINDS = {"Conv2D": "conv2d", "BatchNormalization": "batch_normalization", "Dense": "dense"}
 
 
 @dataclass(frozen=True)
 class KerasArray:
-    """An array in the file, and the one in the network that it becomes."""
+    """An array in the file, and the one in the network that it becomes.
+
+    Attributes:
+        layer: name of its layer.
+        kind: of the layer, as `model.weights.h5` calls it: "conv2d" and so on.
+        number: of the layer among those of its kind, from 0.
+        name: the array's own name, such as "kernel".
+        index: of the array among those of the layer, from 0.
+        key: its name in the network's state_dict.
+        axes: of the file's array, in the order that the network has them.
+    """
 
     layer: str
+    kind: str
+    number: int
     name: str
+    index: int
     key: str
     axes: tuple[int, ...]
-    """Of the file's array, in the order that the network has them."""
 
 
-def read_config(config: dict[str, Any], where: str) -> tuple[dict[str, Any], list[KerasArray]]:
-    """Arguments of `ThreeBlockCNN`, and its arrays in the file, all but the counts of batches.
+@dataclass(frozen=True)
+class KerasModel:
+    """A model of this architecture.
+
+    Attributes:
+        args: of `ThreeBlockCNN`.
+        mean: subtracted from each channel, on the scale 0..1.
+        std: each channel is divided by it, on the scale 0..1.
+        arrays: all of the network's but the counts of batches.
+    """
+
+    args: dict[str, Any]
+    mean: list[float]
+    std: list[float]
+    arrays: list[KerasArray]
+
+
+def read_config(config: dict[str, Any], where: str) -> KerasModel:
+    """What a config describes. Without a Rescaling layer, pixels / 255 are what the model was given.
 
     Args:
-        config: the parsed `model_config`.
+        config: the parsed config of the whole model.
         where: what to call the file in an error.
 
     Raises:
         WeightsError: the model is of another architecture.
     """
-    return _Architecture(_chain(config, where), where).read()
-
-
-def _chain(config: dict[str, Any], where: str) -> list[_Layer]:
-    """The layers of a model in the order in which they are called; nested models of augmentation are unpacked."""
-    kind, body = config.get("class_name"), config.get("config")
-    body = {"layers": body} if isinstance(body, list) else body  # as the first Keras 2 wrote a Sequential
-    layers = body.get("layers") if isinstance(body, dict) else None
-    if kind not in _MODELS or not isinstance(body, dict) or not isinstance(layers, list):
-        raise WeightsError(
-            f"{where}: it is a {brief(kind)}, expected a Sequential or Functional model. {_ARCHITECTURE}"
-        )
-    if len(layers) > _MAX_LAYERS:
-        raise WeightsError(f"{where}: it has {len(layers):,} layers. {_ARCHITECTURE}")
-    chain = [_layer(each, where) for each in layers]
-    if kind != "Sequential":
-        _check_order(layers, chain, where)
-        if chain and list(_sources(body.get("output_layers"))) != [chain[-1].name]:
-            raise WeightsError(f"{where}: its answer is not that of {chain[-1]}, the last layer. {_ARCHITECTURE}")
-    flat = []
-    for layer, each in zip(chain, layers, strict=True):
-        inside = _chain(each, where) if layer.kind in _MODELS else [layer]
-        for inner in inside:
-            if inner is not layer and inner.kind not in _AUGMENTATION | {"InputLayer", "Rescaling"}:
-                raise WeightsError(f"{where}: {layer} holds {inner}; only augmentation may be in a model of its own.")
-        flat += inside
-    return flat
-
-
-def _layer(entry: object, where: str) -> _Layer:
-    config = entry.get("config") if isinstance(entry, dict) else None
-    if not isinstance(entry, dict) or not isinstance(config, dict | list):
-        raise WeightsError(f"{where}: model_config has a layer without a config.", "malformed")
-    kind = entry.get("class_name")
-    config = config if isinstance(config, dict) else {}
-    name = config.get("name", entry.get("name", ""))
-    if not isinstance(kind, str) or not isinstance(name, str) or "/" in name or max(len(kind), len(name)) > 200:
-        raise WeightsError(f"{where}: model_config has a layer without a usable name.", "malformed")
-    if entry.get("registered_name") not in (None, kind) or not str(entry.get("module") or "keras").startswith("keras"):
-        raise WeightsError(f"{where}: layer {name!r} is a {kind} of somebody's own, not Keras's. {_ARCHITECTURE}")
-    return _Layer(kind, name, config)
-
-
-def _check_order(entries: list[Any], chain: list[_Layer], where: str) -> None:
-    """In a Functional model each layer must be called once, on the layer before it."""
-    names = [layer.name for layer in chain]
-    if len(set(names)) != len(names):
-        raise WeightsError(f"{where}: two layers have the same name.")
-    for index, (entry, layer) in enumerate(zip(entries, chain, strict=True)):
-        calls = entry.get("inbound_nodes", [])
-        sources = list(_sources(calls))
-        before = names[index - 1 : index] if index else []
-        if not isinstance(calls, list) or len(calls) != len(before) or sources != before:
-            raise WeightsError(
-                f"{where}: {layer} is not called once on the layer before it, as in a plain sequence. {_ARCHITECTURE}"
-            )
-
-
-def _sources(value: Any, depth: int = 0) -> Iterator[str]:
-    """Names of layers whose answers a call takes. Keras 3 writes {"keras_history": [name, node, tensor]}, Keras 2
-    [name, node, tensor, arguments]."""
-    if depth > _MAX_DEPTH:
-        return
-    if isinstance(value, dict):
-        history = value.get("keras_history")
-        if isinstance(history, list) and history:
-            yield str(history[0])
-        else:
-            for each in value.values():
-                yield from _sources(each, depth + 1)
-    elif isinstance(value, list):
-        if len(value) in (3, 4) and isinstance(value[0], str) and isinstance(value[1], int):
-            yield value[0]
-        else:
-            for each in value:
-                yield from _sources(each, depth + 1)
+    return _Architecture(read_layers(config, where), where).read()
 
 
 class _Architecture:
@@ -151,13 +73,13 @@ class _Architecture:
         where: what to call their source in an error.
     """
 
-    def __init__(self, layers: list[_Layer], where: str) -> None:
+    def __init__(self, layers: list[Layer], where: str) -> None:
         self._layers = layers
         self._where = where
         self._arrays: list[KerasArray] = []
 
-    def read(self) -> tuple[dict[str, Any], list[KerasArray]]:
-        self._preprocessing()
+    def read(self) -> KerasModel:
+        mean, std = self._preprocessing()
         widths: list[int] = []
         momenta: list[float] = []
         while not widths or self._next() == "Conv2D":
@@ -178,17 +100,33 @@ class _Architecture:
             "dropout": dropout,
             "bn_momentum": round(1 - momenta[0], 12),
         }
-        return args, self._arrays
+        return KerasModel(args, mean, std, self._arrays)
 
-    def _preprocessing(self) -> None:
+    def _preprocessing(self) -> tuple[list[float], list[float]]:
+        """Mean and std of the first layers, on the scale 0..1."""
+        mean, std = [0.0] * 3, [1.0] * 3
         rescaled = False
-        while self._next() in _AUGMENTATION | {"InputLayer", "Rescaling"}:
+        while self._next() in AUGMENTATION | {"InputLayer", "Rescaling"}:
             layer = self._take(str(self._next()))
             if layer.kind == "Rescaling":
-                scale = self._number(layer, "scale", 0, 1)
-                if rescaled or abs(255 * scale - 1) > 1e-6 or layer.config.get("offset", 0) != 0:
-                    raise self._error(layer, "does not scale pixels by 1/255, once and without an offset")
+                if rescaled:
+                    raise self._error(layer, "scales pixels a second time")
+                # x * scale + offset = (x / 255 - mean) / std
+                scale, offset = self._per_channel(layer, "scale"), self._per_channel(layer, "offset")
+                if min(scale) <= 0:
+                    raise self._error(layer, f"has scale = {brief(layer.config['scale'])}, expected more than 0")
+                std = [1 / (255 * each) for each in scale]
+                mean = [round(-by * each, 9) + 0.0 for by, each in zip(offset, std, strict=True)]
+                std = [1.0 if abs(each - 1) < 1e-6 else round(each, 9) for each in std]  # 1 / 255 in float32, say
                 rescaled = True
+        return mean, std
+
+    def _per_channel(self, layer: Layer, key: str) -> list[float]:
+        value = layer.config.get(key, 0.0)
+        values = value if isinstance(value, list) else [value] * 3
+        if len(values) != 3 or any(isinstance(each, bool) or not isinstance(each, int | float) for each in values):
+            raise self._error(layer, f"has {key} = {brief(value)}, expected a number, or one for each of 3 channels")
+        return [float(each) for each in values]
 
     def _block(self, widths: list[int], momenta: list[float]) -> None:
         index = len(widths)
@@ -237,7 +175,7 @@ class _Architecture:
         self._add(layer, name, kernel=("weight", (1, 0)), bias=("bias", (0,)))
         return self._count(layer, "units")
 
-    def _activation(self, layer: _Layer, expected: str) -> None:
+    def _activation(self, layer: Layer, expected: str) -> None:
         """Keras applies it in the layer itself, or in a layer of its own after it."""
         own = layer.config.get("activation")
         if own not in (None, "linear"):
@@ -257,10 +195,10 @@ class _Architecture:
     def _next(self) -> str | None:
         return self._layers[0].kind if self._layers else None
 
-    def _take(self, *kinds: str) -> _Layer:
+    def _take(self, *kinds: str) -> Layer:
         expected = " or ".join(kinds)
         if not self._layers:
-            raise WeightsError(f"{self._where}: the model ends where {expected} was expected. {_ARCHITECTURE}")
+            raise WeightsError(f"{self._where}: the model ends where {expected} was expected. {ARCHITECTURE}")
         layer = self._layers.pop(0)
         if layer.kind not in kinds:
             raise self._error(layer, f"stands where {expected} was expected")
@@ -270,29 +208,34 @@ class _Architecture:
                 raise self._error(layer, f"has {key} = {brief(shape)}, expected [null, 32, 32, 3]")
         return layer
 
-    def _require(self, layer: _Layer, **expected: Any) -> None:
+    def _require(self, layer: Layer, **expected: Any) -> None:
         for key, value in expected.items():
             got = layer.config.get(key, _ABSENT_IN_OLD_FILES.get(key))
             if got != value:
                 raise self._error(layer, f"has {key} = {brief(got)}, expected {value!r}")
 
-    def _number(self, layer: _Layer, key: str, least: float, most: float) -> float:
+    def _number(self, layer: Layer, key: str, least: float, most: float) -> float:
         value = layer.config.get(key)
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise self._error(layer, f"has {key} = {brief(value)}, expected a number {least}..{most}")
         return float(value)
 
-    def _count(self, layer: _Layer, key: str) -> int:
+    def _count(self, layer: Layer, key: str) -> int:
         value = layer.config.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise self._error(layer, f"has {key} = {brief(value)}, expected a positive whole number")
         return value
 
-    def _add(self, layer: _Layer, module: str, **arrays: tuple[str, tuple[int, ...]]) -> None:
+    def _add(self, layer: Layer, module: str, **arrays: tuple[str, tuple[int, ...]]) -> None:
         """Enters the arrays of a layer: for each of Keras's names, the name in `module` and the order of axes."""
         if not layer.name or any(each.layer == layer.name for each in self._arrays):
             raise self._error(layer, "has no name of its own")
-        self._arrays += [KerasArray(layer.name, name, f"{module}.{key}", axes) for name, (key, axes) in arrays.items()]
+        kind = _KINDS[layer.kind]
+        number = len({each.layer for each in self._arrays if each.kind == kind})
+        self._arrays += [
+            KerasArray(layer.name, kind, number, name, index, f"{module}.{key}", axes)
+            for index, (name, (key, axes)) in enumerate(arrays.items())
+        ]
 
-    def _error(self, layer: _Layer, message: str) -> WeightsError:
-        return WeightsError(f"{self._where}: {layer} {message}. {_ARCHITECTURE}")
+    def _error(self, layer: Layer, message: str) -> WeightsError:
+        return WeightsError(f"{self._where}: {layer} {message}. {ARCHITECTURE}")

@@ -1,5 +1,7 @@
 """What `--from` may name: a version of the registry, or a file with weights."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,14 +9,30 @@ import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import InputError, WeightsError
-from cifar_lit.interop import keras_h5, weights_npz
+from cifar_lit.interop import keras_file, safetensors_file, torch_file, weights_npz
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import Version
+from cifar_lit.registry.registry import LATEST, Registry
+from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.registry.weights import load_network
+
+KINDS = ".npz, .safetensors, .pt, .pth, .ckpt, .keras or .h5"
 
 _NPZ = (".npz",)
 _KERAS = (".h5", ".hdf5", ".keras")
+_SAFETENSORS = (".safetensors",)
+_TORCH = (".pt", ".pth", ".ckpt")
+_OTHERS = {
+    ".onnx": "ONNX, which is written here and not read",
+    ".pb": "TensorFlow's. Load it in Keras and save it as .keras",
+    ".tflite": "TensorFlow Lite's. Save the Keras model as .keras",
+    ".pkl": "a pickle, which can run code. Save a state dictionary as .safetensors",
+    ".pickle": "a pickle, which can run code. Save a state dictionary as .safetensors",
+    ".joblib": "a pickle, which can run code. Save a state dictionary as .safetensors",
+    ".npy": "a single array",
+    ".bin": "read under another ending: if it is a state dictionary, call it .pt",
+    ".json": "a description without weights",
+}
+_VERSION = re.compile(r"v?\d+|[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -38,7 +56,7 @@ def load_model(reference: str, registry: Registry, device: torch.device | str = 
     """The model meant by a version's id, by "latest" (the champion), or by a file.
 
     Args:
-        reference: a path that ends in .npz (weights) or in .h5 or .hdf5 (Keras), else a version.
+        reference: a path, or a version's id.
         registry: where versions are looked up.
         device: where the network goes.
 
@@ -55,31 +73,61 @@ def load_model(reference: str, registry: Registry, device: torch.device | str = 
 
 
 def is_file(reference: str) -> bool:
-    """Whether a reference means a file rather than a version, going by its ending."""
-    return Path(reference).suffix.lower() in (*_NPZ, *_KERAS)
+    """Whether a reference means a file or a folder rather than a version: it has an ending or a slash, or is there."""
+    if _VERSION.fullmatch(reference) is None:
+        return True
+    return not re.fullmatch(rf"v\d+|{LATEST}", reference) and Path(reference).exists()
 
 
-def load_file(path: Path, device: torch.device | str = "cpu") -> Model:
-    """The model in a file of weights.
+def load_file(
+    path: Path,
+    device: torch.device | str = "cpu",
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> Model:
+    """The model in a file of weights; its ending says which kind of file it is.
+
+    Args:
+        path: the file.
+        device: where the network goes.
+        mean: subtracted from each channel, on the scale 0..1, where the file does not say it.
+        std: each channel is divided by it, likewise.
 
     Raises:
         WeightsError: it is missing or does not hold weights of a network known here.
         NpzError: it is not an `.npz` of plain arrays.
     """
-    kinds = "weights in .npz or a Keras model in .h5"
     try:
-        if not path.is_file():
-            raise WeightsError(f"{path}: no such file, expected {kinds}.")
-        if path.suffix.lower() in _NPZ:
-            network, class_names = weights_npz.load(path)
-        elif path.suffix.lower() in _KERAS:
-            network, class_names = keras_h5.load(path), list(CLASS_NAMES)
-        else:
-            raise WeightsError(
-                f"{path}: files that end in {path.suffix!r} are not read, expected {kinds}.", "unsupported"
-            )
+        network = _load(path, path.suffix.lower(), mean, std)
     except (OSError, ValueError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, InputError) or not isinstance(error, OSError | ValueError):
             raise
         raise WeightsError(f"{path}: it can't be read ({error}). Check the name and its permissions.") from error
-    return Model(network.to(device), class_names, path.name)
+    return Model(network.to(device), list(CLASS_NAMES), path.name)
+
+
+def _load(path: Path, suffix: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> Network:
+    if path.is_dir():
+        if (path / "saved_model.pb").is_file():
+            raise WeightsError(
+                f"{path}: it is the folder of a TensorFlow SavedModel, which holds code. Load it with keras.models and "
+                'save it with model.save("model.keras").',
+                "unsupported",
+            )
+        raise WeightsError(f"{path}: it is a folder, expected a file of weights in {KINDS}. Name one.")
+    if not path.is_file():
+        raise WeightsError(f"{path}: no such file, expected weights in {KINDS}.")
+    if suffix in _NPZ:
+        return weights_npz.load(path)[0]
+    if suffix in _KERAS:
+        return keras_file.load(path, mean, std)
+    if suffix in _SAFETENSORS:
+        if path.name == WEIGHTS and (path.parent / MANIFEST).is_file():
+            return load_network(Registry(path.resolve().parent.parent).get(path.resolve().parent.name))
+        return safetensors_file.load(path, mean, std)
+    if suffix in _TORCH:
+        return torch_file.load(path, mean, std)
+    what = f" (it is {_OTHERS[suffix]})" if suffix in _OTHERS else ""
+    ending = f"files that end in {suffix!r} are" if suffix else "files without an ending are"
+    raise WeightsError(f"{path}: {ending} not read{what}. Expected weights in {KINDS}.", "unsupported")

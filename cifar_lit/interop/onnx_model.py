@@ -1,6 +1,7 @@
 """Writes a network as ONNX: preprocessing inside, any number of images, one file. It is run before it is kept.
 
-Input `images`, uint8 (N, 32, 32, 3), RGB; outputs `logits` and `probabilities`, float32 (N, 10).
+Input `images`, uint8 (N, 32, 32, 3), RGB; outputs `logits` and `probabilities`, float32 (N, 10). The file's doc string
+says so, and its metadata names the classes.
 """
 
 import contextlib
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+import cifar_lit
 from cifar_lit.errors import CifarLitError
 from cifar_lit.files import replace_synced
 from cifar_lit.models.networks import Network
@@ -26,6 +28,10 @@ OUTPUTS = ("logits", "probabilities")
 MAX_DIFFERENCE = 1e-5
 """Of a probability, between ONNX Runtime and PyTorch."""
 
+_DOC = (
+    f"Classifies CIFAR-10 images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
+    f"{OUTPUTS[1]}: float32 (N, 10), classes in the order {{}}."
+)
 _BATCHES = (1, 7, 64)
 _BATCH = 500
 
@@ -104,6 +110,8 @@ def _exported(network: nn.Module, metadata: Mapping[str, str]) -> bytes:
         model = program.model_proto
         _strip(model)
         onnx.helper.set_model_props(model, dict(metadata))
+        model.doc_string = _DOC.format(", ".join(json.loads(metadata["class_names"])))
+        model.producer_name, model.producer_version = "cifar_lit", cifar_lit.__version__
         onnx.checker.check_model(model, full_check=True)
         return bytes(model.SerializeToString(deterministic=True))
     except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:

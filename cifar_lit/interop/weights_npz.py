@@ -4,34 +4,31 @@ The header is the array `header`: UTF-8 bytes as uint8. Nothing is pickled, so N
 """
 
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.data.npz import ArrayHeader, NpzFile
+from cifar_lit.data.array_file import ArrayFile
+from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import WeightsError
-from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, outline
+from cifar_lit.interop import description
+from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, check_arrays
+from cifar_lit.interop.description import Description
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.weights import describe
 
 HEADER = "header"
-FORMAT = {"format": "cifar-lit weights", "format_version": 1}
 
-_FIELDS = {*FORMAT, "network", "class_names", "mean", "std"}
+_ADVICE = "Make such a file with `cifar-lit export VERSION --format npz`."
 _MAX_HEADER_BYTES = 65_536
 _MAX_MEMBERS = 1_000
 
 
 def dump(network: Network, class_names: Sequence[str]) -> bytes:
     """The file's content; equal networks give equal bytes."""
-    header = FORMAT | describe(network) | {"class_names": list(class_names)}
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
-    arrays[HEADER] = np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8)
+    arrays[HEADER] = np.frombuffer(description.dumps(network, class_names).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     return buffer.getvalue()
@@ -46,53 +43,19 @@ def load(path: Path) -> tuple[Network, list[str]]:
     """
     where = str(path)
     with NpzFile(path, max_bytes=MAX_FILE_BYTES, max_members=_MAX_MEMBERS) as file:
-        header = _header(file, where)
-        network = header["network"]
-        outlined = outline(network["name"], network["args"], header["mean"], header["std"], where)
-        if header["class_names"] != list(CLASS_NAMES):
-            raise WeightsError(f"{where}: its classes are other ones than CIFAR-10's: {', '.join(CLASS_NAMES)}.")
-        headers = {name: each for name, each in file.headers.items() if name != HEADER}
-        _check(headers, outlined, where)
+        outlined = _header(file, where).outline(where)
+        headers = {name: file.header(name) for name in file.keys if name != HEADER}
+        check_arrays({name: (each.shape, each.dtype) for name, each in headers.items()}, outlined, where)
         arrays = {name: file.read(name) for name in headers}
     return assemble(outlined, arrays, where), list(CLASS_NAMES)
 
 
-def _header(file: NpzFile, where: str) -> dict[str, Any]:
-    advice = "Make such a file with `cifar-lit export VERSION --format npz`."
-    shape_of = file.headers.get(HEADER)
-    if shape_of is None:
-        raise WeightsError(f"{where}: it has no array {HEADER!r}, so it does not say which network it is of. {advice}")
+def _header(file: ArrayFile, where: str) -> Description:
+    if HEADER not in file.keys:
+        raise WeightsError(f"{where}: it has no array {HEADER!r}, so it does not say which network it is of. {_ADVICE}")
+    shape_of = file.header(HEADER)
     if shape_of.dtype != np.uint8 or len(shape_of.shape) != 1 or shape_of.shape[0] > _MAX_HEADER_BYTES:
         raise WeightsError(
-            f"{where}: {HEADER!r} is {_kind(shape_of)}, expected JSON as uint8 (n,), n up to {_MAX_HEADER_BYTES:,}. "
-            f"{advice}"
+            f"{where}: {HEADER!r} is {shape_of}, expected JSON as uint8 (n,), n up to {_MAX_HEADER_BYTES:,}. {_ADVICE}"
         )
-    try:
-        header = json.loads(file.read(HEADER).tobytes())
-    except (ValueError, RecursionError) as error:
-        raise WeightsError(f"{where}: {HEADER!r} is not JSON. {advice}", "malformed") from error
-    if not isinstance(header, dict) or {name: header.get(name) for name in FORMAT} != FORMAT:
-        raise WeightsError(f"{where}: {HEADER!r} does not say {json.dumps(FORMAT)[1:-1]}. {advice}")
-    network = header.get("network")
-    if set(header) != _FIELDS or not isinstance(network, dict) or set(network) != {"name", "args"}:
-        fields = ", ".join(sorted(_FIELDS))
-        raise WeightsError(f"{where}: {HEADER!r} must hold {fields}, with a name and args in `network`. {advice}")
-    return header
-
-
-def _check(headers: dict[str, ArrayHeader], outlined: Network, where: str) -> None:
-    state = outlined.state_dict()
-    name = type(outlined).__name__
-    missing, extra = sorted(set(state) - set(headers)), sorted(set(headers) - set(state))
-    if missing or extra:
-        misfit = [f"{kind} {names[:5]}" for kind, names in (("lacks", missing), ("has besides", extra)) if names]
-        raise WeightsError(f"{where}: it {' and '.join(misfit)}, compared with the {len(state)} arrays of {name}.")
-    for key, tensor in state.items():
-        shape, dtype = tuple(tensor.shape), torch.empty(0, dtype=tensor.dtype).numpy().dtype
-        got = headers[key]
-        if got.shape != shape or got.dtype != dtype:
-            raise WeightsError(f"{where}: {key!r} is {_kind(got)}, expected {dtype} {shape} in this {name}.")
-
-
-def _kind(header: ArrayHeader) -> str:
-    return f"{header.dtype} {header.shape}"
+    return description.parse(file.read(HEADER).tobytes(), f"{where}: {HEADER!r}", _ADVICE)

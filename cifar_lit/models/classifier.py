@@ -204,6 +204,13 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        network = self.network
+        checkpoint["network_description"] = {
+            "name": type(network).__name__,
+            "args": network.args,
+            "mean": network.mean,
+            "std": network.std,
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint.get("history", [])

@@ -17,8 +17,10 @@ from typing import Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.files import hold, read_file, replace_synced, sync_folder, try_lock, write_synced, write_tree
+from cifar_lit.registry import model_card
 from cifar_lit.registry.history import History, utc_now
 from cifar_lit.registry.manifest import About, Manifest, Standing
+from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.version import MANIFEST, MAX_FILE_BYTES, Version
 
 ROOT_VARIABLE = "CIFAR_LIT_REGISTRY"
@@ -272,6 +274,25 @@ class Registry:
             self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
 
+    def add_cards(self) -> list[str]:
+        """Gives a model card to versions that were made before there were any, and returns their ids.
+
+        Raises:
+            RegistryError: one can't be written; the versions before it have theirs, the others are as they were.
+        """
+        done = []
+        with self._explained("model cards are missing"), self._locked():
+            for version in self.versions():
+                if CARD in version.manifest.files:
+                    continue
+                version.verify()
+                manifest, card = _with_card(version.manifest)
+                # A crash in between leaves a card that nobody vouches for, which does not damage the version.
+                replace_synced(version.path / CARD, card)
+                replace_synced(version.path / MANIFEST, manifest.to_json())
+                done.append(version.id)
+        return done
+
     def verify(self) -> dict[str, str | None]:
         """What is wrong with each version folder, by id; None where it is whole."""
         problems: dict[str, str | None] = {}
@@ -337,6 +358,8 @@ class Registry:
             created_at=utc_now(),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
         )
+        manifest, card = _with_card(manifest)
+        write_synced(staging / CARD, card)
         write_synced(staging / MANIFEST, manifest.to_json())
         sync_folder(staging)
         Version(staging, manifest).verify()  # what the disk gives back is what was meant
@@ -387,6 +410,11 @@ class Registry:
         raise RegistryError(
             f"{self}: no other promoted version was served before {champion.id}. Promote one by its id."
         )
+
+
+def _with_card(manifest: Manifest) -> tuple[Manifest, bytes]:
+    card = model_card.render(manifest)
+    return replace(manifest, files={**manifest.files, CARD: hashlib.sha256(card).hexdigest()}), card
 
 
 def _number(version_id: str) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.files import read_file
 from cifar_lit.registry.manifest import Manifest
+from cifar_lit.registry.model_card import CARD
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
@@ -46,7 +47,8 @@ class Version:
         Raises:
             VersionDamagedError: something is missing, altered or added.
         """
-        unknown = _files_below(self.path) - set(self.manifest.files) - {MANIFEST, f".{MANIFEST}.tmp"}
+        harmless = {MANIFEST, f".{MANIFEST}.tmp", CARD, f".{CARD}.tmp"}
+        unknown = _files_below(self.path) - set(self.manifest.files) - harmless
         if unknown:
             raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")
         for name in self.manifest.files:

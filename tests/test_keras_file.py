@@ -1,6 +1,7 @@
 """Keras models in HDF5: read alike whichever Keras wrote them, refused by name where they are something else."""
 
 import copy
+import json
 import os
 import random
 import resource
@@ -18,7 +19,7 @@ import torch
 from conftest import tiny_network
 
 from cifar_lit.errors import CifarLitError, WeightsError
-from cifar_lit.interop import keras_h5
+from cifar_lit.interop import keras_file
 from cifar_lit.models.networks import Network
 
 REFERENCE = os.environ.get("CIFAR_LIT_REFERENCE")
@@ -53,7 +54,7 @@ def file(tmp_path: Path, network: Network) -> Path:
 
 def refusal(path: Path) -> str:
     with pytest.raises(WeightsError) as caught:
-        keras_h5.load(path)
+        keras_file.load(path)
     assert str(caught.value).startswith(str(path))
     return str(caught.value).removeprefix(str(path))
 
@@ -87,7 +88,7 @@ def test_both_kerases_and_both_kinds_of_model_are_read(
     tmp_path: Path, network: Network, layers: list[keras_files.Layer], model: Callable[..., Any], inside: str
 ) -> None:
     path = keras_files.write(tmp_path / "m.h5", model(layers), keras_files.arrays_of(network), inside=inside)
-    read = keras_h5.load(path)
+    read = keras_file.load(path)
     assert_same(read, network)
     assert read.args == network.args | {"dropout": 0.25, "bn_momentum": 0.1}
     assert (read.mean, read.std) == ((0, 0, 0), (1, 1, 1))
@@ -102,7 +103,7 @@ def test_augmentation_and_rescaling_may_be_a_model_of_their_own(
     for model in (keras_files.functional, keras_files.sequential):
         config = model([layers[0], nested, *layers[3:]])
         assert_same(
-            keras_h5.load(keras_files.write(tmp_path / "m.h5", config, keras_files.arrays_of(network))), network
+            keras_file.load(keras_files.write(tmp_path / "m.h5", config, keras_files.arrays_of(network))), network
         )
 
 
@@ -121,19 +122,167 @@ def test_activations_may_be_layers_of_their_own(
                 after = keras_files.layer("Softmax", "softmax", axis=-1)
             spread.append(after)
     path = keras_files.write(tmp_path / "m.h5", keras_files.functional(spread), keras_files.arrays_of(network))
-    assert_same(keras_h5.load(path), network)
+    assert_same(keras_file.load(path), network)
 
 
-@pytest.mark.skipif(not REFERENCE, reason="CIFAR_LIT_REFERENCE names no folder with a model that Keras made")
-def test_a_model_that_keras_made_answers_as_keras_does() -> None:
+@pytest.mark.skipif(not REFERENCE, reason="CIFAR_LIT_REFERENCE names no folder with models that Keras made")
+@pytest.mark.parametrize(
+    ("name", "probabilities", "x", "key"),
+    [
+        ("keras_cifar10.h5", "keras_cifar10_probs.npz", "x", "probs"),
+        ("keras3_augmented.keras", "keras_variants_probs.npz", "images", "keras3_augmented"),
+        ("keras3_augmented.weights.h5", "keras_variants_probs.npz", "images", "keras3_augmented"),
+        ("keras2_rescaled.keras", "keras_variants_probs.npz", "images", "keras2_rescaled"),
+    ],
+)
+def test_a_model_that_keras_made_answers_as_keras_does(name: str, probabilities: str, x: str, key: str) -> None:
     folder = Path(str(REFERENCE))
-    network = keras_h5.load(folder / "keras_cifar10.h5")
-    with np.load(folder / "keras_cifar10_probs.npz", allow_pickle=False) as answers:
-        images, expected = torch.from_numpy(answers["x"]), torch.from_numpy(answers["probs"])
+    network = keras_file.load(folder / name)
+    with np.load(folder / probabilities, allow_pickle=False) as answers:
+        images, expected = torch.from_numpy(answers[x]), torch.from_numpy(answers[key])
     with torch.inference_mode():
         probs = network(images.permute(0, 3, 1, 2)).softmax(1)
     assert (probs - expected).abs().max() < 1e-5
     assert sum(value.numel() for name, value in network.state_dict().items() if "num_b" not in name) == 621_258
+
+
+@pytest.mark.parametrize(
+    ("scale", "offset", "mean", "std"),
+    [
+        (1 / 255, 0.0, (0.0,) * 3, (1.0,) * 3),
+        (1 / 127.5, -1, (0.5,) * 3, (0.5,) * 3),
+        ([1 / 63, 1 / 62, 1 / 67], [-2, -2, -1.7], (0.494118, 0.486275, 0.446667), (0.247059, 0.243137, 0.262745)),
+    ],
+)
+def test_rescaling_becomes_mean_and_std(
+    tmp_path: Path, network: Network, layers: list[keras_files.Layer], scale: Any, offset: Any, mean: Any, std: Any
+) -> None:
+    layers = _insert(1, "Rescaling", "rescale", scale=scale, offset=offset)(layers)
+    path = keras_files.write(tmp_path / "m.h5", keras_files.sequential(layers), keras_files.arrays_of(network))
+    read = keras_file.load(path)
+    assert read.mean == pytest.approx(mean, abs=1e-6)
+    assert read.std == pytest.approx(std, abs=1e-6)
+    pixels = torch.full((1, 3, 32, 32), 77.0)
+    rescaled = pixels * torch.tensor(scale).expand(3)[:, None, None] + torch.tensor(offset).expand(3)[:, None, None]
+    with torch.inference_mode():
+        assert torch.allclose(read(pixels), network.logits(rescaled), atol=1e-4)
+
+
+# Archives of Keras 3, and weights alone
+
+Archive = Callable[..., Path]
+
+
+@pytest.fixture
+def archive(tmp_path: Path, network: Network, layers: list[keras_files.Layer]) -> Archive:
+    def write_archive(config: Any = None, change: Callable[[Any], None] | None = None, **members: bytes) -> Path:
+        weights = keras_files.write_v3(tmp_path / "model.weights.h5", network)
+        if change is not None:
+            with h5py.File(weights, "a") as h5:
+                change(h5)
+        contents = {
+            "metadata.json": b"{}",
+            "config.json": json.dumps(config or keras_files.functional(layers)).encode(),
+            "model.weights.h5": weights.read_bytes(),
+        }
+        with zipfile.ZipFile(tmp_path / "m.keras", "w") as file:
+            for name, content in (contents | {name.replace("__", "."): each for name, each in members.items()}).items():
+                file.writestr(name, content)
+        return tmp_path / "m.keras"
+
+    return write_archive
+
+
+@pytest.mark.parametrize("model", [keras_files.sequential, keras_files.functional, keras_files.functional_2])
+def test_an_archive_of_keras_3_is_read(archive: Archive, network: Network, layers: list[Any], model: Any) -> None:
+    read = keras_file.load(archive(model(layers)))
+    assert_same(read, network)
+    assert read.args == network.args | {"dropout": 0.25, "bn_momentum": 0.1}
+
+
+def test_keras_2_12_called_the_group_of_layers_otherwise(archive: Archive, network: Network) -> None:
+    path = archive(change=lambda h5: h5.move("layers", "_layer_checkpoint_dependencies"))
+    assert_same(keras_file.load(path), network)
+
+
+def _delete(name: str) -> Callable[[Any], None]:
+    return lambda h5: h5.__delitem__(name)
+
+
+def _more(name: str) -> Callable[[Any], None]:
+    return lambda h5: h5.create_dataset(name, data=np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"config__json": b"{"}, "model_config is not JSON"),
+        ({"config__json": b"[]"}, "model_config does not describe a model"),
+        ({"config__json": b" " * (4 * 2**20 + 1)}, "config.json is longer than 4,194,304 bytes"),
+        (
+            {"config": keras_files.sequential([keras_files.layer("Lambda", "mine")])},
+            "Lambda 'mine' stands where Conv2D",
+        ),
+        ({"model__weights__h5": b"no"}, "model.weights.h5 can't be read as HDF5"),
+        ({"more__pkl": b""}, "it is a zip with ['config.json', 'metadata.json', 'model.weights.h5', 'more.pkl']"),
+        ({"change": _delete("layers/dense/vars/1")}, "its arrays are not those of its config: ['layers/dense/vars/1']"),
+        ({"change": _more("layers/normalization/vars/0")}, "['layers/normalization/vars/0'] missing or too many"),
+        ({"change": lambda h5: h5.__setitem__("x", h5py.ExternalLink("a.h5", "/x"))}, "'x' is a ExternalLink"),
+    ],
+)
+def test_an_archive_with_other_things_is_refused(archive: Archive, options: dict[str, Any], words: str) -> None:
+    assert words in refusal(archive(**options))
+
+
+def test_an_archive_is_opened_as_carefully_as_an_npz(archive: Archive) -> None:
+    path = archive()
+    for cut in (10, 5_000, path.stat().st_size - 5):
+        path.with_name("cut.keras").write_bytes(path.read_bytes()[:cut])
+        with pytest.raises(WeightsError):
+            keras_file.load(path.with_name("cut.keras"))
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        file.writestr("config.json", "{}")
+        file.writestr("model.weights.h5", bytes(201 * 2**20))
+    assert "at most 209,715,200 are accepted" in refusal(path)
+
+
+def test_weights_alone_are_read_and_what_is_assumed_is_said(
+    tmp_path: Path, network: Network, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = keras_file.load(keras_files.write_v3(tmp_path / "m.weights.h5", network))
+    assert_same(read, network)
+    assert "holds weights alone. Assumed: relu before batch norm as in the seed recipe, mean [0.0, 0.0, " in (
+        caplog.text
+    )
+    assert keras_file.load(tmp_path / "m.weights.h5", [0.5] * 3, [0.25] * 3).mean == (0.5, 0.5, 0.5)
+
+
+def test_legacy_weights_alone_are_read(tmp_path: Path, network: Network) -> None:
+    arrays = keras_files.arrays_of(network)
+    with h5py.File(tmp_path / "m.h5", "w") as h5:
+        h5.attrs["layer_names"] = [b"random_flip", *(name.encode() for name in arrays), b"dropout"]
+        h5.create_dataset("random_flip/random_flip/StateVar:0", data=np.zeros(3, np.int64))
+        for layer, named in arrays.items():
+            for name, array in named.items():
+                h5[f"{layer}/{layer}/{name}:0"] = np.ascontiguousarray(array)
+    assert_same(keras_file.load(tmp_path / "m.h5"), network)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (_delete("layers/conv2d_1"), "it holds 1 convolutions, 2 batch norms and 2 dense layers"),
+        (_delete("layers/dense/vars/1"), "a dense layer has the arrays ['layers/dense/vars/0']"),
+        (_more("layers/normalization/vars/0"), "'layers/normalization/vars/0' is of no layer of the three-block"),
+        (_more("layers/dense_1/vars/2"), "'layers/dense_1/vars/2' is of no layer of the three-block network"),
+        (_delete("layers"), "it holds neither a model nor weights as Keras writes them: ['optimizer/vars/0']"),
+    ],
+)
+def test_weights_of_other_networks_are_refused(tmp_path: Path, network: Network, change: Any, words: str) -> None:
+    path = keras_files.write_v3(tmp_path / "m.weights.h5", network)
+    with h5py.File(path, "a") as h5:
+        change(h5)
+    assert words in refusal(path)
 
 
 # Another architecture
@@ -188,8 +337,14 @@ def _insert(index: int, kind: str, name: str, **config: Any) -> Callable[[list[A
         (_set("head", activation="sigmoid"), "Dense 'head' has activation = 'sigmoid', expected 'softmax'"),
         (_set("head", units=7), "tells 7 classes apart, expected 10"),
         (_set("input_1", batch_input_shape=[None, 64, 16, 3]), "has batch_input_shape = [None, 64, 16, 3]"),
-        (_insert(1, "Rescaling", "rescale", scale=1 / 127.5, offset=-1), "'rescale' does not scale pixels by 1/255"),
-        (_insert(1, "Rescaling", "rescale", scale=1 / 255, offset=1), "'rescale' does not scale pixels by 1/255"),
+        (_insert(1, "Rescaling", "rescale", scale=0, offset=-1), "'rescale' has scale = 0, expected more than 0"),
+        (_insert(1, "Rescaling", "rescale", scale=[1, 2], offset=1), "'rescale' has scale = [1, 2], expected a number"),
+        (_insert(1, "Rescaling", "rescale", scale="a", offset=1), "'rescale' has scale = 'a', expected a number"),
+        (_insert(1, "Rescaling", "rescale", scale=1 / 255, offset=1e9), "expected numbers of pixels on the scale 0..1"),
+        (
+            lambda layers: _insert(1, "Rescaling", "a", scale=1)(_insert(1, "Rescaling", "b", scale=1)(layers)),
+            "Rescaling 'b' scales pixels a second time",
+        ),
         (_set("dense", units=10**6), "hidden = 1000000, expected a finite number up to 8,192"),
         (_set("dense", units=10**400), "hidden = 1000"),
         (_set("dense", name="a/b"), "a layer without a usable name"),
@@ -382,9 +537,7 @@ def test_a_claimed_width_allocates_nothing(tmp_path: Path, layers: list[keras_fi
 
 def test_weights_alone_are_refused(tmp_path: Path, network: Network) -> None:
     path = keras_files.write(tmp_path / "m.h5", None, keras_files.arrays_of(network))
-    assert 'it has no model_config, as files with weights alone. Save the whole model with model.save("model.h5")' in (
-        refusal(path)
-    )
+    assert "it holds neither a model nor weights as Keras writes them" in refusal(path)
 
 
 def test_a_config_without_weights_is_refused(file: Path) -> None:
@@ -393,12 +546,12 @@ def test_a_config_without_weights_is_refused(file: Path) -> None:
     assert "there is no group 'model_weights'" in refusal(file)
 
 
-def test_a_keras_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_a_zip_that_is_no_keras_archive_is_refused_with_the_way_out(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "m.keras", "w") as archive:
         archive.writestr("config.json", "{}")
     message = refusal(tmp_path / "m.keras")
-    assert "is a zip, as .keras files of Keras 3 are" in message
-    assert 'model.save("model.h5")' in message
+    assert "it is a zip with ['config.json'], expected config.json, model.weights.h5 and metadata.json" in message
+    assert 'model.save("model.keras")' in message
 
 
 @pytest.mark.parametrize("content", [b"", b"\x89HDF\r\n\x1a\n", b"\x89HDF\r\n\x1a\n" + bytes(5_000), b"nothing" * 100])
@@ -408,14 +561,14 @@ def test_no_hdf5_is_refused(tmp_path: Path, content: bytes) -> None:
 
 
 def test_a_file_over_the_limit_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(keras_h5, "MAX_FILE_BYTES", 1_000)
+    monkeypatch.setattr(keras_file, "MAX_FILE_BYTES", 1_000)
     assert "the limit is 1,000" in refusal(file)
 
 
 def test_without_h5py_the_extra_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(CifarLitError, match=r"pip install 'cifar-lit\[interop\]'"):
-        keras_h5.load(file)
+        keras_file.load(file)
 
 
 def test_damage_anywhere_is_refused_or_harmless(file: Path, tmp_path: Path) -> None:
@@ -432,7 +585,7 @@ def test_damage_anywhere_is_refused_or_harmless(file: Path, tmp_path: Path) -> N
             changed[start : start + 4] = rng.randbytes(4)
         damaged.write_bytes(changed)
         try:
-            keras_h5.load(damaged)
+            keras_file.load(damaged)
             outcomes[True] += 1
         except WeightsError as error:
             outcomes[False] += str(error).startswith(str(damaged))
