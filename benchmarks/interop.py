@@ -21,7 +21,7 @@ import torch
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.sources import read_split
 from cifar_lit.evaluation.evaluation import evaluate
-from cifar_lit.interop import keras_h5, onnx_model, weights_npz
+from cifar_lit.interop import keras_file, onnx_model, weights_npz
 from cifar_lit.interop.model import load_model
 from cifar_lit.registry.registry import Registry
 
@@ -53,7 +53,7 @@ def of_version(reference: str, test_set: ImageSet) -> dict[str, Any]:
 
 @torch.inference_mode()
 def of_keras(reference: Path, test_set: ImageSet) -> dict[str, Any]:
-    network = keras_h5.load(reference / "keras_cifar10.h5")
+    network = keras_file.load(reference / "keras_cifar10.h5")
     with np.load(reference / "keras_cifar10_probs.npz", allow_pickle=False) as answers:
         images, expected = torch.from_numpy(answers["x"]), torch.from_numpy(answers["probs"])
     probs = network(images.permute(0, 3, 1, 2)).softmax(1)

@@ -24,7 +24,7 @@ from cifar_lit.errors import WeightsError
 from cifar_lit.interop import keras_export, keras_file, safetensors_file
 from cifar_lit.interop.model import load_file, load_model
 from cifar_lit.models.classifier import Classifier
-from cifar_lit.models.networks import NETWORKS, Network, ResNet, ThreeBlockCNN, WhitenedCNN
+from cifar_lit.models.networks import NETWORKS, Network, ThreeBlockCNN, WhitenedCNN
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 
@@ -43,7 +43,7 @@ def small(name: str) -> Network:
     torch.manual_seed(0)
     if name == "ThreeBlockCNN":
         return tiny_network()
-    return (ResNet(widths=[8, 16], blocks=1) if name == "ResNet" else WhitenedCNN(widths=[8, 12])).eval()
+    return WhitenedCNN(widths=[8, 12], depth=3 if name == "skips" else 2).eval()
 
 
 def checkpoint(network: Network, path: Path) -> None:
@@ -132,7 +132,7 @@ READ: dict[str, tuple[str, Callable[[], Network], Write]] = {
     ),
     **{
         f"{name}{suffix}": (f"a{suffix}", lambda name=name: small(name), write)
-        for name in ("ResNet", "WhitenedCNN")
+        for name in ("WhitenedCNN", "skips")
         for suffix, write in {
             ".pt": lambda network, path: torch.save(network.state_dict(), path),
             ".ckpt": checkpoint,
@@ -239,7 +239,7 @@ REFUSED: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "another network": (
         "a.pt",
         lambda path: torch.save(Other().state_dict(), path),
-        "its tensors (['fc.weight', 'fc.bias']) are of no network known here: ThreeBlockCNN, WhitenedCNN, ResNet.",
+        "its tensors (['fc.weight', 'fc.bias']) are of no network known here: ThreeBlockCNN, WhitenedCNN.",
     ),
     "another network in Lightning": (
         "a.ckpt",
@@ -385,9 +385,9 @@ def test_the_keras_export_is_read_as_the_same_network(tmp_path: Path, make: Call
 
 
 def test_the_keras_export_is_of_the_three_block_network_alone(capsys, tmp_path: Path) -> None:
-    with pytest.raises(WeightsError, match="ResNet can't be written for Keras, only ThreeBlockCNN can"):
-        keras_export.dump(small("ResNet"))
-    torch.save(small("ResNet").state_dict(), "a.pt")
+    with pytest.raises(WeightsError, match="WhitenedCNN can't be written for Keras, only ThreeBlockCNN can"):
+        keras_export.dump(small("WhitenedCNN"))
+    torch.save(small("WhitenedCNN").state_dict(), "a.pt")
     assert main(["export", "a.pt", "--format", "keras-h5", "--out", "a.h5"]) == 2
     assert not Path("a.h5").exists()
 

@@ -89,13 +89,11 @@ def _guess(state: Mapping[str, Tensor], where: str) -> tuple[str, dict[str, Any]
         args = {"width": width("blocks.0.0.weight"), "depth": depth, "hidden": width("dense.weight")}
         return "ThreeBlockCNN", args | {"num_classes": width("head.weight")}
     if "whitening.weight" in state:
-        widths = [width(f"blocks.{block}.0.weight") for block in range(_count(state, "blocks.{}.0.weight"))]
-        return "WhitenedCNN", {"widths": widths, "num_classes": width("head.weight")}
-    if "stem.weight" in state:
-        each = [width(f"stages.{block}.conv1.weight") for block in range(_count(state, "stages.{}.conv1.weight"))]
-        widths = [size for place, size in enumerate(each) if not place or size != each[place - 1]]
-        blocks = len(each) // max(1, len(widths))
-        return "ResNet", {"widths": widths, "blocks": blocks, "num_classes": width("head.weight")}
+        depth, first = (
+            (3, "blocks.{}.entry.0.weight") if "blocks.0.entry.0.weight" in state else (2, "blocks.{}.0.weight")
+        )
+        widths = [width(first.format(block)) for block in range(_count(state, first))]
+        return "WhitenedCNN", {"widths": widths, "depth": depth, "num_classes": width("head.weight")}
     raise WeightsError(
         f"{where}: its tensors ({brief(list(state)[:4])}) are of no network known here: {', '.join(NETWORKS)}. Other "
         "PyTorch networks can't be brought over by their weights alone."
