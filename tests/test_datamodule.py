@@ -74,8 +74,8 @@ def test_fingerprint_tells_equal_data_from_other_data():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"val_fraction": 0.0}, "val_fraction is 0.0"),
-        ({"val_fraction": 1.0}, "expected 0 < val_fraction < 1"),
+        ({"val_fraction": -0.1}, "val_fraction is -0.1"),
+        ({"val_fraction": 1.0}, "expected 0 <= val_fraction < 1"),
         ({"batch_size": 0}, "must be 1 or more"),
         ({"eval_batch_size": -1}, "must be 1 or more"),
     ],
@@ -149,3 +149,10 @@ def test_a_set_that_must_be_on_the_device_is_put_there(monkeypatch: pytest.Monke
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: pytest.fail("it was not to be asked"))
     data = synthetic(resident=True)
     assert data._moved(data.split("train"), torch.device("cpu")) is not None
+
+
+def test_without_a_validation_share_all_images_are_trained_on() -> None:
+    data = synthetic(val_fraction=0.0)
+    data.setup("fit")
+    assert len(data.train_set) == 200
+    assert data.val_dataloader() == []

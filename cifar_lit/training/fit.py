@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import random
 import signal
 import sys
@@ -165,7 +166,7 @@ class FitCLI(LightningCLI):
         if self.config.fit.ckpt_path == "last":
             self.config.fit.ckpt_path = newest_checkpoint(Path(trainer.default_root_dir))
         self.seed = None if self.config.fit.seed_everything is False else global_seed()
-        if self.seed is None:
+        if self.seed is None and "LOCAL_RANK" not in os.environ:  # further processes have their first one's
             pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=False)
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
