@@ -21,7 +21,7 @@ import torch
 from gradio.data_classes import FileData
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from servers import serving
+from servers import serving, shipped_v0001
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
@@ -42,7 +42,6 @@ from cifar_lit.serving.uploads import MAX_FILES
 
 ROOT = Path(__file__).parent.parent
 CAT = ROOT / "docs" / "cat.jpg"
-CHECKPOINTS = ROOT / "checkpoints"
 NO_PICTURE = b"II*\0 not one of ours"
 
 
@@ -397,17 +396,18 @@ def test_the_spotlight_leaves_colour_to_what_is_hot_alone():
 
 
 @pytest.mark.slow
-def test_real_images_have_the_probabilities_of_the_test_loop():
+def test_real_images_have_the_probabilities_of_the_test_loop(tmp_path: Path):
     root = Path(os.environ.get("CIFAR_LIT_DATA", "nowhere")) / "test"
     if not root.is_dir():
         pytest.skip("CIFAR_LIT_DATA names no image folder")
     paths = [path for name in CLASS_NAMES for path in sorted((root / name).iterdir())[:100]]
     images = torch.stack([torch.from_numpy(decode(path.read_bytes()).pixels) for path in paths])
     labels = torch.arange(10).repeat_interleave(100)
-    network = load_network(Registry(CHECKPOINTS).get("v0001"))
+    checkpoints = shipped_v0001(tmp_path)
+    network = load_network(Registry(checkpoints).get("v0001"))
     expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().softmax(1)
 
-    with serving(CHECKPOINTS) as url:
+    with serving(checkpoints) as url:
 
         def asked(path: Path) -> list[float]:
             label, _ = run_event(url, "predict", [uploaded(url, path.name, path.read_bytes())])

@@ -3,7 +3,6 @@ import base64
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +19,7 @@ from fastapi import FastAPI
 from hostile_images import GREY_IMAGE, JPEG, PNG, RAMP_IMAGE, WEBP, content_of, encoded
 from PIL import Image
 from prometheus_client.parser import text_string_to_metric_families
+from servers import shipped_v0001
 from starlette.testclient import TestClient
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -36,10 +36,7 @@ from cifar_lit.serving.service import Limits
 
 ROOT = Path(__file__).parent.parent
 FOLDER = tempfile.TemporaryDirectory()
-CHECKPOINTS = Path(FOLDER.name)
-"""The shipped v0001 as champion: one call of compiled code where the processor has AVX-512."""
-shutil.copytree(ROOT / "checkpoints" / "v0001", CHECKPOINTS / "v0001")
-(CHECKPOINTS / "champion").write_text("v0001\n")
+CHECKPOINTS = shipped_v0001(FOLDER.name)
 CAT = (ROOT / "docs" / "cat.jpg").read_bytes()
 NUM_REAL = 1_000
 METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
