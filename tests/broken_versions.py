@@ -177,7 +177,7 @@ FOLDERS: dict[str, Harm] = {
     "manifest a list": manifest(b"[1, 2]"),
     "manifest null": manifest(b"null"),
     "manifest a folder": folder_at(MANIFEST),
-    "manifest of another schema": fields(schema=2),
+    "manifest of another schema": fields(schema=3),
     "manifest without a schema": lambda folder: edit(folder, lambda values: _keep(values.pop("schema"))),
     "manifest of another version": fields(id="v0001"),
     "manifest with an unknown field": fields(colour="red"),

@@ -23,6 +23,21 @@ def test_a_manifest_comes_back_as_it_was() -> None:
     assert Manifest.from_json(MANIFEST.to_json(), "here") == MANIFEST
 
 
+def test_a_manifest_of_the_first_schema_comes_back_in_todays() -> None:
+    values = json.loads(MANIFEST.to_json()) | {"schema": 1}
+    del values["temperature"]
+    manifest = Manifest.from_json(json.dumps(values).encode(), "here")
+    assert manifest == MANIFEST
+    assert Manifest.from_json(manifest.to_json(), "here") == MANIFEST
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "1", None])
+def test_a_temperature_that_is_none_is_refused(temperature: object) -> None:
+    values = json.loads(MANIFEST.to_json()) | {"temperature": temperature}
+    with pytest.raises(VersionDamagedError, match="values of the wrong kind: temperature"):
+        Manifest.from_json(json.dumps(values).encode(), "here")
+
+
 def test_a_manifest_is_json_that_starts_with_what_a_reader_looks_for() -> None:
     values = json.loads(MANIFEST.to_json())
     assert list(values)[:6] == ["schema", "id", "parent", "standing", "reason", "created_at"]

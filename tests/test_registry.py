@@ -93,7 +93,7 @@ def test_the_manifest_says_what_the_version_is(registry: Registry, publish: Publ
     before = datetime.now(UTC).replace(microsecond=0)
     manifest = json.loads((publish(seed=3, parent="v0001").path / "manifest.json").read_text())
     assert list(manifest)[:6] == ["schema", "id", "parent", "standing", "reason", "created_at"]
-    assert manifest["schema"] == SCHEMA == 1
+    assert manifest["schema"] == SCHEMA == 2
     assert (manifest["id"], manifest["parent"], manifest["standing"]) == ("v0002", "v0001", "candidate")
     assert before <= datetime.fromisoformat(manifest["created_at"]) <= datetime.now(UTC)
     assert manifest["network"]["name"] == "ThreeBlockCNN"
@@ -267,7 +267,7 @@ def test_a_link_to_a_folder_is_noticed(registry: Registry, publish: Publish, tmp
     ("values", "message"),
     [
         ({"id": "v0002"}, "is that of v0002. Give the folder its name back"),
-        ({"schema": 2}, "has schema 2, this code reads 1. Update cifar_lit"),
+        ({"schema": 3}, "has schema 3, this code reads 1 to 2. Update cifar_lit"),
         ({"colour": "red"}, "missing or unknown fields: colour"),
         ({"files": None}, "values of the wrong kind: files"),
         ({"standing": "best"}, "values of the wrong kind: standing"),

@@ -6,7 +6,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from cifar_lit.errors import VersionDamagedError
 
-SCHEMA = 1
+SCHEMA = 2
+"""Schema 1 is read too: it lacks the fields that have come since."""
+
+_SINCE_SCHEMA_1 = {"temperature"}
 
 Standing = Literal["candidate", "promoted", "rejected"]
 
@@ -26,6 +29,7 @@ class About:
         code: versions of cifar_lit and torch.
         training: how the run went: epochs, the epoch kept, why it ended, seconds.
         parent: the version a fine-tune started from.
+        temperature: its logits are divided by this before the softmax; fitted on validation images (Guo et al., 2017).
     """
 
     network: dict[str, Any]
@@ -38,6 +42,7 @@ class About:
     code: dict[str, str]
     training: dict[str, Any] = field(default_factory=dict)
     parent: str | None = None
+    temperature: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Manifest(About):
 
     @staticmethod
     def from_json(data: bytes, where: str) -> "Manifest":
-        """Reads a manifest.
+        """Reads a manifest, of an older schema too: it comes back in today's.
 
         Args:
             data: the file's content.
@@ -96,9 +101,11 @@ class Manifest(About):
             schema = values["schema"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise VersionDamagedError(f"{where} is not a manifest ({error!r}). {advice}") from error
-        if schema != SCHEMA:
-            raise VersionDamagedError(f"{where} has schema {schema!r}, this code reads {SCHEMA}. Update cifar_lit.")
-        names = {item.name for item in fields(Manifest)}
+        if schema not in (1, SCHEMA):
+            raise VersionDamagedError(
+                f"{where} has schema {schema!r}, this code reads 1 to {SCHEMA}. Update cifar_lit."
+            )
+        names = {item.name for item in fields(Manifest)} - (_SINCE_SCHEMA_1 if schema == 1 else set())
         if set(values) != names:
             odd = ", ".join(sorted(set(values) ^ names))
             raise VersionDamagedError(f"{where} has missing or unknown fields: {odd}. {advice}")
@@ -106,6 +113,9 @@ class Manifest(About):
         wrong = [name for name, kind in kinds.items() if kind in (dict, list) and not isinstance(values[name], kind)]
         if values["standing"] not in get_args(Standing):
             wrong.append("standing")
+        temperature = values.get("temperature", 1.0)
+        if not (isinstance(temperature, int | float) and 0 < temperature < 1e6):  # false for NaN
+            wrong.append("temperature")
         if wrong:
             raise VersionDamagedError(f"{where} has fields with values of the wrong kind: {', '.join(wrong)}. {advice}")
-        return Manifest(**values)
+        return Manifest(**values | {"schema": SCHEMA})
