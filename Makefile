@@ -6,7 +6,7 @@ BIN := .venv/bin
 RUN := .venv/.ready-run
 DEV := .venv/.ready-dev
 
-.PHONY: setup demo train test test-slow loadtest lint check format lock clean
+.PHONY: setup demo train test test-quick test-slow loadtest lint check format docs wheel audit lock clean
 
 setup: $(RUN)
 
@@ -30,6 +30,9 @@ train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 test: $(DEV)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
 
+test-quick: $(DEV)  ## what takes under a minute: no server, no browser, no training
+	$(BIN)/pytest -m "not slow and not long" -n 2 --dist loadscope
+
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
 
@@ -46,6 +49,19 @@ check: lint test
 format: $(DEV)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(DEV)  ## docs/_build/html; warnings are errors
+	$(BIN)/python -m sphinx -q -W --keep-going docs docs/_build/html
+
+wheel: $(DEV)
+	$(BIN)/pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+audit: $(DEV)  ## known weaknesses of what is locked, its licences, and a list of it all (SBOM); asks public services
+	$(BIN)/python -m venv build/audit
+	build/audit/bin/pip install --quiet --disable-pip-version-check pip-audit pip-licenses
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/dev.lock
+	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/dev.lock -f cyclonedx-json -o build/sbom.json
+	build/audit/bin/pip-licenses --python $(BIN)/python --order license
 
 lock:  ## needs uv
 	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \

@@ -1,0 +1,105 @@
+"""What the README and the documentation say holds."""
+
+import contextlib
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_lit.cli import main
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.weights import load_network
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+WEIGHTS = (ROOT / "docs/weights.md").read_text()
+PAGES = {
+    str(path.relative_to(ROOT)): path.read_text() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+}
+LINES = sorted(
+    {
+        (page, line.split("  #")[0].strip())
+        for page, text in PAGES.items()
+        for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL)
+        for line in block.replace("\\\n", " ").splitlines()
+        if "cifar-lit " in line
+    }
+)
+
+
+def test_the_commands_to_try_without_data_work_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```sh\n(.*?)```", README, re.DOTALL)
+    assert block is not None
+    for name in ("configs", "docs"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    monkeypatch.chdir(tmp_path)
+    for line in block[1].splitlines():
+        program, *arguments = shlex.split(line, comments=True)
+        assert program == "cifar-lit"
+        assert main(arguments) == 0, line
+    assert "docs/cat.jpg" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest.MonkeyPatch):
+    block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```python\n(.*?)```", WEIGHTS, re.DOTALL)
+    assert block is not None
+    version = Registry(ROOT / "checkpoints").get("v0001")
+    monkeypatch.chdir(version.path)
+    images = torch.randint(0, 256, (8, 32, 32, 3), dtype=torch.uint8)
+    mean, std = (torch.tensor(each)[:, None, None] for each in (version.manifest.mean, version.manifest.std))
+    names = {"images": images, "mean": mean, "std": std}
+    exec(block[1], names)
+    with torch.inference_mode():
+        expected = load_network(version)(images.permute(0, 3, 1, 2))
+    assert torch.allclose(names["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_files_and_links_that_are_named_exist(page: str):
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
+        assert (folder / link).exists(), link
+    for path in re.findall(r"(?:configs|tests|benchmarks|docs|cifar_lit)/[\w/]+\.\w+", PAGES[page]):
+        assert (ROOT / path).exists(), path
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_make_targets_that_are_named_exist(page: str):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", PAGES[page], re.MULTILINE)) <= targets
+
+
+@pytest.fixture(scope="session")
+def helps() -> dict[str, str]:
+    """What each command prints with --help, by command."""
+    return {}
+
+
+@pytest.mark.parametrize(("page", "line"), LINES)
+def test_commands_and_options_that_are_named_exist(
+    helps: dict[str, str], capsys: pytest.CaptureFixture[str], page: str, line: str
+):
+    words = shlex.split(line, comments=True)
+    words = words[words.index("cifar-lit") + 1 :]
+    command = " ".join(words[: 2 if words[0] in ("increment", "versions") else 1])
+    if command not in helps:
+        with contextlib.suppress(SystemExit):
+            main([*command.split(), "--help"])
+        helps[command] = capsys.readouterr().out
+    for word in words:
+        if word.startswith("--"):
+            option = ".".join(word.split("=")[0].rstrip("+").split(".")[:2])
+            assert re.search(rf"{re.escape(option)}\b", helps[command]), option
+
+
+def test_architecture_names_every_room():
+    rooms = {path.name for path in (ROOT / "cifar_lit").iterdir() if path.is_dir() and path.name != "__pycache__"}
+    assert rooms == set(re.findall(r"^\| `(\w+)/` ", PAGES["docs/architecture.md"], re.MULTILINE))
+
+
+def test_the_readme_is_short():
+    assert len(README.split()) <= 1000
