@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 WEIGHTS = (ROOT / "docs/weights.md").read_text()
 PAGES = {
-    str(path.relative_to(ROOT)): path.read_text() for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    str(path.relative_to(ROOT)): path.read_text()
+    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
 }
 LINES = sorted(
     {
@@ -99,6 +100,13 @@ def test_commands_and_options_that_are_named_exist(
 def test_architecture_names_every_room():
     rooms = {path.name for path in (ROOT / "cifar_lit").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert rooms == set(re.findall(r"^\| `(\w+)/` ", PAGES["docs/architecture.md"], re.MULTILINE))
+
+
+def test_every_benchmark_is_listed():
+    named = set(re.findall(r"`([\w*]+\.(?:py|sh|json|md))`", PAGES["benchmarks/README.md"]))
+    scripts = {path.name for pattern in ("*.py", "*.sh") for path in (ROOT / "benchmarks").glob(pattern)}
+    assert {name for name in scripts if not name.startswith("gpu_") or name == "gpu_once.sh"} <= named
+    assert {name for name in named if name.endswith((".py", ".sh")) and "*" not in name} - {"locustfile.py"} <= scripts
 
 
 def test_the_readme_is_short():
