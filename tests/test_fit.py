@@ -355,6 +355,27 @@ def test_what_lightning_and_torch_offer_can_be_chosen(options: list[str], fit: F
     assert fit(*options) == 0
 
 
+def test_a_champion_that_can_not_be_loaded_costs_no_training(fit: Fit):
+    fit()
+    path = Path("checkpoints/v0001/manifest.json")
+    path.write_text(path.read_text().replace('"ThreeBlockCNN"', '"NetworkOfTomorrow"'))
+    assert fit("--trainer.max_epochs", "4") == 0
+    registry = Registry("checkpoints")
+    manifest = registry.get("v0002").manifest
+    assert manifest.standing == "candidate"
+    assert "it can't be compared with champion v0001" in manifest.reason
+    assert "NetworkOfTomorrow" in manifest.reason
+    assert registry.pointer() == "v0001"
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_published_weights_are_float32_whatever_the_precision_of_the_training(precision: str, fit: Fit):
+    assert fit("--trainer.precision", precision, "--model.optimizer", "torch.optim.SGD") == 0
+    registry = Registry("checkpoints")
+    assert registry.pointer() == "v0001"
+    assert {value.dtype for value in weights(registry, "v0001").values()} == {torch.float32, torch.int64}
+
+
 def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
     assert fit("--trainer.logger", "false") == 0
     assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}

@@ -90,7 +90,7 @@ def finetune(
     seconds = round(time.monotonic() - began, 1)
     tell("judging", 0.0)
     device = trainer.strategy.root_device  # Lightning's teardown has moved the network to the CPU
-    child = tuner.network.to(device).eval()
+    child = tuner.network.float().to(device).eval()
     sets = judges(datamodule)
     judged = blend.judge(parent.network.to(device), child, sets, gate, num_given=datamodule.num_given)
     network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict

@@ -243,8 +243,8 @@ class FitCLI(LightningCLI):
             "num_devices": self.trainer.world_size,
         }
         config = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
-        # Lightning's teardown has moved the network to the CPU.
-        network, datamodule = self.model.network.to(self.trainer.strategy.root_device), self.datamodule
+        # Lightning's teardown has moved the network to the CPU; a precision of bf16-true has its weights in bfloat16.
+        network, datamodule = self.model.network.float().to(self.trainer.strategy.root_device), self.datamodule
         sets = {"val": datamodule.val_set, "test": datamodule.test_set}
         evaluations = {split: evaluate(network, data) for split, data in sets.items() if len(data)}
         if not all(math.isfinite(each.metrics["loss"]) for each in evaluations.values()):

@@ -9,14 +9,14 @@ import torch
 
 import cifar_lit
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.errors import VersionDamagedError
+from cifar_lit.errors import RegistryError, VersionDamagedError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
 from cifar_lit.registry.version import WEIGHTS, Version
-from cifar_lit.registry.weights import describe, dump
+from cifar_lit.registry.weights import describe, dump, load_network
 from cifar_lit.training.promotion import Decision
 
 CONFIG = "config.yaml"
@@ -85,20 +85,29 @@ def publish(
     version = registry.publish(files, about)
     while decision.standing == "promoted":
         try:
+            load_network(version)  # nothing is served that can't be loaded again
             version = registry.promote(version.id, decision.reason, instead_of=champion.id if champion else None)
             return Published(version, decision, evaluations)
         except ChampionChangedError:  # another run was promoted meanwhile: compare with that one
             champion, decision = _compare(registry, decide)
+        except VersionDamagedError as error:
+            decision = Decision("candidate", f"it can't be loaded again ({error})")
     enter = registry.reject if decision.standing == "rejected" else registry.keep_as_candidate
     return Published(enter(version.id, decision.reason), decision, evaluations)
 
 
 def _compare(registry: Registry, decide: Callable[[Version | None], Decision]) -> tuple[Version | None, Decision]:
+    """The champion and the decision: a candidate where no comparison is possible, since the training is done."""
     try:
         champion = registry.champion()
-    except VersionDamagedError as error:
+    except RegistryError as error:
         return None, Decision("candidate", f"there is no champion to compare it with ({error})")
-    return champion, decide(champion)
+    try:
+        return champion, decide(champion)
+    except Exception as error:  # the champion's network may be anybody's code
+        if champion is None:
+            raise
+        return champion, Decision("candidate", f"it can't be compared with champion {champion.id} ({error})")
 
 
 def _report_files(
