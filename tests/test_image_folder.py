@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -53,20 +54,30 @@ def test_a_file_that_is_no_image_is_named(root: Path) -> None:
         image_folder.read(root, "test")
 
 
-def test_missing_class_folder_is_named(root: Path) -> None:
-    (root / "test" / "cat").rename(root / "test" / "kitten")
-    with pytest.raises(DataError, match=r"missing: cat; unknown: kitten\. Rename or add the folders"):
+def test_the_folders_are_the_classes(tmp_path: Path) -> None:
+    for label, name in enumerate(["zebra", "apple", "café"]):
+        write_image(tmp_path / "train" / name / "0.png", label)
+    data = image_folder.read(tmp_path, "train")
+    assert data.class_names == ("apple", "café", "zebra")
+    assert data.images[:, 0, 0, 0].tolist() == [1, 2, 0]
+
+
+def test_a_class_that_only_one_split_has_is_named(root: Path) -> None:
+    for path in (root / "test").iterdir():
+        (root / "train" / path.name.replace("cat", "kitten")).mkdir(parents=True)
+    with pytest.raises(DataError, match=r"only in train/: kitten; only in test/: cat\. Rename or add the folders"):
         image_folder.read(root, "test")
 
 
-def test_additional_folder_is_named(root: Path) -> None:
-    (root / "test" / "zebra").mkdir()
-    with pytest.raises(DataError, match="missing: none; unknown: zebra"):
-        image_folder.read(root, "test")
+def test_one_class_is_none(tmp_path: Path) -> None:
+    write_image(tmp_path / "train" / "cat" / "0.png", 1)
+    (tmp_path / "train" / ".cache").mkdir()
+    with pytest.raises(DataError, match="train: 1 class folders, expected two or more"):
+        image_folder.read(tmp_path, "train")
 
 
 def test_absent_split_names_its_folder_and_the_way_out(root: Path) -> None:
-    with pytest.raises(DataError, match=r"train: expected one folder .* missing: airplane, .* --data\.root"):
+    with pytest.raises(DataError, match=r"train: no such folder, expected train/<class>/\*.* --data\.root"):
         image_folder.read(root, "train")
 
 
@@ -77,10 +88,13 @@ def test_empty_class_folder_is_named(root: Path) -> None:
         image_folder.read(root, "test")
 
 
-def test_image_of_another_size_is_named_with_its_size(root: Path) -> None:
-    write_image(root / "test" / "frog" / "large.png", 1, (48, 40))
-    with pytest.raises(DataError, match=r"frog.large\.png: the image is 48x40, expected 32x32\. Resize or remove it"):
-        image_folder.read(root, "test")
+def test_images_of_another_size_are_scaled_and_that_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    image_folder.read(root, "test")
+    assert not caplog.messages
+    write_image(root / "test" / "frog" / "0-large.png", 77, (48, 40))
+    data = image_folder.read(root, "test")
+    assert (data.images == torch.tensor([77, 154, 3])).all((1, 2, 3)).sum() == 1
+    assert "1 of 21 images are not 32x32: their central square is scaled." in caplog.text
 
 
 def test_damaged_image_is_named_with_what_is_wrong(root: Path) -> None:

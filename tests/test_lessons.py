@@ -1,5 +1,6 @@
 import io
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -69,8 +70,9 @@ def test_text_has_the_overview_each_set_by_class_and_the_rows_that_flipped() -> 
 
 def test_other_class_names_are_used() -> None:
     names = [f"kind {index}" for index in range(10)]
-    assert "kind 3 " in lessons.text({"new": SMALL}, names)
-    assert set(lessons.as_json({"new": SMALL}, names)["new"]["per_class"]) == {"kind 3", "kind 5"}
+    renamed = Comparison(*(replace(each, class_names=names) for each in (SMALL.before, SMALL.after)))
+    assert "kind 3 " in lessons.text({"new": renamed})
+    assert set(lessons.as_json({"new": renamed})["new"]["per_class"]) == {"kind 3", "kind 5"}
 
 
 def test_json_has_figures_per_class_and_the_rows_that_flipped() -> None:

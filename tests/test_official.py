@@ -105,13 +105,13 @@ def test_published_checksums_are_those_torchvision_knows() -> None:
 def test_folder_and_archive_give_the_same_images_in_the_official_order(
     folder: Path, archive: Path, split: str, numbers: list[int]
 ) -> None:
-    data = official.read(folder, split)
+    data = official.CIFAR10.read(folder, split)
     planes = np.concatenate([pixels_and_labels(number)[0] for number in numbers]).reshape(-1, 3, 32, 32)
     np.testing.assert_array_equal(data.images, planes.transpose(0, 2, 3, 1))
     assert data.labels.tolist() == [label for number in numbers for label in pixels_and_labels(number)[1]]
     assert data.images.is_contiguous()
     assert data.labels.dtype == torch.int64
-    assert official.read(archive, split).sha256 == data.sha256
+    assert official.CIFAR10.read(archive, split).sha256 == data.sha256
 
 
 def test_altered_batch_is_named(folder: Path) -> None:
@@ -119,39 +119,39 @@ def test_altered_batch_is_named(folder: Path) -> None:
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    with pytest.raises(DataError, match=r"data_batch_3 is damaged .*Delete .*--data\.download true"):
-        official.read(folder, "train")
-    assert len(official.read(folder, "test")) == NUM
+    with pytest.raises(DataError, match=r"data_batch_3 is not the official .*another folder .*--data\.verify false"):
+        official.CIFAR10.read(folder, "train")
+    assert len(official.CIFAR10.read(folder, "test")) == NUM
 
 
 def test_missing_batch_is_named(folder: Path) -> None:
     (folder / "data_batch_4").unlink()
     with pytest.raises(DataError, match=r"data_batch_4 can't be read .*Unpack the archive again"):
-        official.read(folder, "train")
+        official.CIFAR10.read(folder, "train")
 
 
 def test_archive_without_a_batch_names_it(folder: Path, archive: Path) -> None:
     (folder / "data_batch_2").unlink()
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(folder, folder.name)
-    with pytest.raises(DataError, match=r"the archive lacks data_batch_2\. Delete it and fetch it again"):
-        official.read(archive, "train")
+    with pytest.raises(DataError, match=r"the archive lacks data_batch_2\. Fetch the official files into another"):
+        official.CIFAR10.read(archive, "train")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.3, 0.7])
 def test_truncated_archive_raises(archive: Path, share: float) -> None:
     content = archive.read_bytes()
     archive.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(DataError, match=r"(truncated or damaged|lacks).*Delete it and fetch it again"):
-        official.read(archive, "train")
+    with pytest.raises(DataError, match=r"(truncated or damaged|lacks).*Fetch the official files into another"):
+        official.CIFAR10.read(archive, "train")
 
 
 def test_archive_with_flipped_bytes_raises(archive: Path) -> None:
     content = bytearray(archive.read_bytes())
     content[len(content) // 2 : len(content) // 2 + 200] = bytes(200)
     archive.write_bytes(content)
-    with pytest.raises(DataError, match="(damaged|lacks).*Delete it and fetch it again"):
-        official.read(archive, "train")
+    with pytest.raises(DataError, match="(damaged|lacks|not the official).*Fetch the official files into another"):
+        official.CIFAR10.read(archive, "train")
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_pickle_that_names_a_command_is_refused_and_not_run(
     canary = folder / "canary"
     write_batch(folder, "test_batch", command + f"(S'touch {canary}'\ntR.".encode(), monkeypatch)
     with pytest.raises(DataError, match=r"a CIFAR-10 batch names \w+\.\w+, which no official file does"):
-        official.read(folder, "test")
+        official.CIFAR10.read(folder, "test")
     assert not canary.exists()
 
 
@@ -214,7 +214,7 @@ def server(archive: Path) -> Iterator[http.server.ThreadingHTTPServer]:
 def test_download_from_a_mirror_named_as_folder_or_as_file(server, mirror: str, tmp_path: Path) -> None:
     path = official.download(tmp_path / "new" / "root", server.url + mirror)
     assert path == tmp_path / "new" / "root" / "cifar-10-python.tar.gz"
-    assert len(official.read(path, "train")) == 5 * NUM
+    assert len(official.CIFAR10.read(path, "train")) == 5 * NUM
     assert server.requests == [(mirror + ("cifar-10-python.tar.gz" if mirror.endswith("/") else ""), None)]
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -236,7 +236,7 @@ def test_download_goes_on_after_a_cut_connection(server, second: str, tmp_path: 
     server.mode = "cut"
     with pytest.raises(DataError, match=r"ended after 1,000 of [\d,]+ bytes\. Try again \(what has arrived is kept\)"):
         official.download(root, f"{server.url}/")
-    assert official.find(root) is None
+    assert official.CIFAR10.find(root) is None
     server.mode = second
     path = official.download(root, f"{server.url}/")
     assert path.read_bytes() == server.body

@@ -7,7 +7,8 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.evaluation import report
 from cifar_lit.evaluation.evaluation import Evaluation
 
-EVALUATION = Evaluation(torch.eye(3)[torch.tensor([0, 0, 1, 1, 2])], torch.tensor([0, 1, 1, 1, 0]))
+NAMES = ["cat", "dog", "frog"]
+EVALUATION = Evaluation(torch.eye(3)[torch.tensor([0, 0, 1, 1, 2])], torch.tensor([0, 1, 1, 1, 0]), NAMES)
 
 TEXT = """\
                precision  recall      f1  support
@@ -23,19 +24,19 @@ cross-entropy                     0.9514        5
 
 
 def test_the_text_has_a_row_a_class_then_accuracy_and_means() -> None:
-    assert report.classification_report(EVALUATION, ["cat", "dog", "frog"]) == TEXT
+    assert report.classification_report(EVALUATION) == TEXT
 
 
 def test_the_columns_stay_in_place_for_ten_thousand_images_and_for_long_names() -> None:
     labels = torch.arange(10_000) % 10
-    text = report.classification_report(Evaluation(torch.eye(10)[labels], labels), ["a" * 30, *CLASS_NAMES[1:]])
+    text = report.classification_report(Evaluation(torch.eye(10)[labels], labels, ["a" * 30, *CLASS_NAMES[1:]]))
     rows = [line for line in text.splitlines() if line]
     assert len({len(row) for row in rows}) == 1
     assert rows[1].split() == ["a" * 30, "1.0000", "1.0000", "1.0000", "1000"]
 
 
 def test_the_json_has_metrics_classes_and_confusion_matrix() -> None:
-    values = report.as_json(EVALUATION, ["cat", "dog", "frog"])
+    values = report.as_json(EVALUATION)
     assert json.loads(json.dumps(values)) == values
     assert list(values) == ["loss", "acc", "precision", "recall", "f1", "count", "per_class", "confusion_matrix"]
     assert (values["acc"], values["count"]) == (0.6, 5)

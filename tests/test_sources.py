@@ -17,11 +17,11 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Records what is read from the official files and downloaded, in place of doing it."""
     calls: list[tuple] = []
 
-    def read(path: Path, split: str) -> ImageSet:
+    def read(files: official.Files, path: Path, split: str, *, verify: bool) -> ImageSet:
         calls.append(("read", path.name, split))
         return synthetic.draw(split, 10)
 
-    monkeypatch.setattr(official, "read", read)
+    monkeypatch.setattr(official.Files, "read", read)
     monkeypatch.setattr(official, "download", lambda root, mirror: calls.append(("download", root, mirror)))
     return calls
 
@@ -72,29 +72,29 @@ def test_synthetic_needs_no_files(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "way_out",
-    ["cifar-10-batches-py/, cifar-10-python.tar.gz or an image folder"]
+    ["cifar-10-batches-py/ or cifar-10-python.tar.gz"]
     + ["--data.root", "CIFAR_LIT_DATA", "--data.download true", "--data.source synthetic"],
 )
 @pytest.mark.parametrize("source", ["auto", "official"])
 def test_no_data_error_names_each_way_out(source: sources.Source, way_out: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"no CIFAR-10 under {tmp_path}: .*{way_out}"):
+    with pytest.raises(DataError, match=f"no data set under {tmp_path} .*{way_out}"):
         read_split("train", tmp_path, source)
 
 
 def test_official_does_not_fall_back_to_an_image_folder(tmp_path: Path) -> None:
     make_image_folder(tmp_path)
-    with pytest.raises(DataError, match="no CIFAR-10 under .*expected cifar-10-batches-py/"):
+    with pytest.raises(DataError, match="no data set under .*found test/.*expected cifar-10-batches-py/"):
         read_split("test", tmp_path, "official")
 
 
 def test_folder_does_not_fall_back_to_the_official_files(tmp_path: Path) -> None:
     (tmp_path / "cifar-10-batches-py").mkdir()
-    with pytest.raises(DataError, match="expected one folder for each of the ten classes"):
+    with pytest.raises(DataError, match="found cifar-10-batches-py/.*expected an image folder"):
         read_split("test", tmp_path, "folder")
 
 
 def test_unknown_source_raises(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'web' is unknown, expected one of auto, official, folder, synthetic"):
+    with pytest.raises(DataError, match="'web' is unknown, expected one of auto, official, cifar100, binary"):
         read_split("test", tmp_path, "web")  # type: ignore[arg-type]
 
 

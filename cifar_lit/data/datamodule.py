@@ -12,7 +12,7 @@ from torch import Tensor
 from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.image_set import ImageSet, stratified_split
 from cifar_lit.data.loader import DeviceLoader
-from cifar_lit.data.sources import Source, Split, download_if_absent, read_split, resolve_root
+from cifar_lit.data.sources import Source, Split, class_names, download_if_absent, read_split, resolve_root
 from cifar_lit.errors import DataError, SettingError
 from cifar_lit.seeding import global_seed
 
@@ -31,10 +31,12 @@ class CIFAR10DataModule(pl.LightningDataModule):
     """CIFAR-10 as uint8 tensors on the training device.
 
     Args:
-        root: folder with the official files (`cifar-10-batches-py/` or `cifar-10-python.tar.gz`) or with an image
-            folder `{train,test}/<class>/*`. Default: the environment's CIFAR_LIT_DATA, else `data`.
-        source: "auto" reads what lies under root, "official" and "folder" insist on one kind, "synthetic" draws a
-            learnable ten-class set and needs no files.
+        root: folder with the official files of CIFAR-10 or CIFAR-100 (Python or binary version, Keras's cache), an
+            image folder `{train,test}/<class>/*`, Kaggle's `train/` and `trainLabels.csv`, an `.npz` with x_train,
+            y_train, x_test, y_test, or Hugging Face's parquet files. Default: the environment's CIFAR_LIT_DATA, else
+            `data`.
+        source: "auto" reads what lies under root, "synthetic" draws a learnable ten-class set and needs no files, the
+            others insist on one kind.
         download: fetch the official archive into root if root holds no data set.
         mirror: address of the archive, or of the folder it lies in, to download from instead of the official host.
         batch_size: training images a step on each device.
@@ -44,6 +46,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         split_seed: decides which images those are. Keep it: versions can only be compared on images neither has seen.
         augment: how training images are varied.
         num_synthetic: images in each split of the synthetic source.
+        verify: refuse files in the official form whose content is another one, by their MD5.
         resident: keep all images in the device's memory, 3,080 bytes each. "auto" does so if they take no more than
             half of what is free there; else they stay in the host's memory and batches are copied ahead of need.
     """
@@ -60,6 +63,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         split_seed: int = 0,
         augment: Augmentation = Augmentation(),  # noqa: B008 (frozen)
         num_synthetic: int = 5_000,
+        verify: bool = True,
         resident: bool | Literal["auto"] = "auto",
     ) -> None:
         super().__init__()
@@ -77,6 +81,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
         self.split_seed = split_seed
         self.augment = augment
         self.num_synthetic = num_synthetic
+        self.verify = verify
         self.resident = resident
         self._splits: dict[Split, ImageSet] = {}
         self._on_device: dict[ImageSet, ImageSet | None] = {}
@@ -89,8 +94,15 @@ class CIFAR10DataModule(pl.LightningDataModule):
     def split(self, name: Split) -> ImageSet:
         """The whole "train" or "test" split on the CPU, read at its first use."""
         if name not in self._splits:
-            self._splits[name] = read_split(name, self.root, self.source, num_synthetic=self.num_synthetic)
+            self._splits[name] = read_split(
+                name, self.root, self.source, num_synthetic=self.num_synthetic, verify=self.verify
+            )
         return self._splits[name]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Of the data, in label order."""
+        return list(class_names(self.root, self.source, verify=self.verify))
 
     def setup(self, stage: str) -> None:
         """Reads what the stage needs; before `fit` the test split too, so that its damage is known before training."""
@@ -173,4 +185,4 @@ class CIFAR10DataModule(pl.LightningDataModule):
                     f"GB that are free on {device}: they stay in the host's memory, and batches are copied ahead of "
                     "need (--data.resident true keeps them on the device all the same)."
                 )
-        return ImageSet(data.images.to(device), data.labels.to(device), data.source) if resident else None
+        return data.to(device) if resident else None

@@ -11,6 +11,7 @@ import torch
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
+from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import increment, similar
 from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.datamodule import CIFAR10DataModule
@@ -76,6 +77,8 @@ class FinetuneDataModule(CIFAR10DataModule):
         """Name, sha256 and count of each increment, for the manifest."""
         self.replayed: list[dict[str, Any]] = []
         """The same of the old increments."""
+        self.parent_classes = CLASS_NAMES
+        """What the increments' labels mean: the classes of the network that is fine-tuned."""
         self.num_given = 0
         self.has_test = False
         """Whether the old data set is at hand, with its test images."""
@@ -84,6 +87,11 @@ class FinetuneDataModule(CIFAR10DataModule):
         self.old_val: ImageSet | None = None
         """Old images that neither parent nor child learns from."""
         self._ready = False
+
+    @property
+    def class_names(self) -> list[str]:
+        """In label order; the old images', if there are any."""
+        return super().class_names if is_at_hand(self.root, self.source) else list(self.parent_classes)
 
     def setup(self, stage: str) -> None:
         """Reads increments and old images.
@@ -136,12 +144,10 @@ class FinetuneDataModule(CIFAR10DataModule):
         new = self._loader(repeated, num_new, shuffle=True, augmentation=self.augment)
         if self.old_train is None or num_new == self.batch_size:
             return new
-        device = new.device
-        old = ImageSet(self.old_train.images.to(device), self.old_train.labels.to(device), self.old_train.source)
-        return ReplayLoader(new, old, self.batch_size - num_new, self.replay_sampling)
+        return ReplayLoader(new, self.old_train.to(new.device), self.batch_size - num_new, self.replay_sampling)
 
     def _read(self, paths: Sequence[Path], records: list[dict[str, Any]]) -> list[ImageSet]:
-        sets = [increment.read(path) for path in paths]
+        sets = [increment.read(path, self.parent_classes) for path in paths]
         for path, each in zip(paths, sets, strict=True):
             records.append({"name": path.name, "sha256": each.sha256, "count": len(each)})
         return sets

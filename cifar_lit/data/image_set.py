@@ -1,13 +1,13 @@
 """Labelled images in memory, and how they are divided into training and validation parts."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from cifar_lit.cifar10 import IMAGE_SHAPE, NUM_CLASSES
+from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,8 +17,9 @@ class ImageSet:
     Attributes:
         images: uint8 (N, 32, 32, 3), RGB, 0..255. Channels lie last, so that a batch permuted to (N, 3, 32, 32) is
             already in PyTorch's channels-last memory format.
-        labels: int64 (N,), 0..9.
+        labels: int64 (N,), 0..K-1 for K classes.
         source: where they came from, in words a person can read.
+        class_names: in label order.
 
     Raises:
         ValueError: shapes or dtypes differ from the above.
@@ -27,6 +28,7 @@ class ImageSet:
     images: Tensor
     labels: Tensor
     source: str
+    class_names: tuple[str, ...] = CLASS_NAMES
 
     def __post_init__(self) -> None:
         if self.images.dtype != torch.uint8 or tuple(self.images.shape[1:]) != IMAGE_SHAPE:
@@ -44,11 +46,15 @@ class ImageSet:
     def __add__(self, other: "ImageSet") -> "ImageSet":
         """Both, one after the other."""
         images, labels = torch.cat([self.images, other.images]), torch.cat([self.labels, other.labels])
-        return ImageSet(images, labels, f"{self.source} + {other.source}")
+        return replace(self, images=images, labels=labels, source=f"{self.source} + {other.source}")
 
     def subset(self, indices: Tensor) -> "ImageSet":
         """The images at `indices` (int64), in that order."""
-        return ImageSet(self.images[indices], self.labels[indices], self.source)
+        return replace(self, images=self.images[indices], labels=self.labels[indices])
+
+    def to(self, device: torch.device) -> "ImageSet":
+        """The same on a device."""
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     @property
     def num_bytes(self) -> int:
@@ -59,7 +65,8 @@ class ImageSet:
     def sha256(self) -> str:
         """Hex digest of pixels, labels and their order: equal digests mean equal data, wherever it was read from."""
         digest = hashlib.sha256(self.images.contiguous().cpu().numpy().data)
-        digest.update(self.labels.to(torch.uint8).contiguous().cpu().numpy().data)
+        kind = torch.uint8 if len(self.class_names) <= 256 else torch.int32
+        digest.update(self.labels.to(kind).contiguous().cpu().numpy().data)
         return digest.hexdigest()
 
 
@@ -81,7 +88,7 @@ def stratified_split(labels: Tensor, val_fraction: float, seed: int) -> tuple[Te
         raise ValueError(f"val_fraction is {val_fraction}, expected 0 <= val_fraction < 1")
     generator = torch.Generator().manual_seed(seed)
     is_val = torch.zeros(len(labels), dtype=torch.bool)
-    for label in range(NUM_CLASSES):
+    for label in range(int(labels.max()) + 1 if len(labels) else 0):
         rows = (labels == label).nonzero().squeeze(1)
         shuffled = rows[torch.randperm(len(rows), generator=generator)]
         is_val[shuffled[: round(len(rows) * val_fraction)]] = True

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_lit.cifar10 import IMAGE_SHAPE, NUM_CLASSES
+from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
 from cifar_lit.data.array_file import ArrayFile
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.npz import NpzFile
@@ -31,8 +31,8 @@ _CONVERT = "`cifar-lit increment make --arrays FILE --out NEW.npz` converts what
 _FORM = f"{PIXEL_KEY}: uint8 (n, 32, 32, 3), and {LABEL_KEY}: integers 0..9, (n,)"
 
 
-def read(path: Path) -> ImageSet:
-    """Reads an increment.
+def read(path: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> ImageSet:
+    """Reads an increment of these classes.
 
     Labels may have any integer dtype and byte order, and the shape (n,) or (n, 1). Other arrays in the file are left
     out, and a warning is logged.
@@ -45,11 +45,11 @@ def read(path: Path) -> ImageSet:
         with NpzFile(path, max_bytes=MAX_BYTES, max_members=MAX_MEMBERS) as file:
             _check_keys(file)
             images = _images(file)
-            labels = _labels(file, len(images))
+            labels = _labels(file, len(images), len(class_names))
     except NpzError as error:
         form = f" An increment holds {_FORM}. {_CONVERT}" if error.fault in ("unsupported", "too_large") else ""
         raise IncrementError(f"{error}{form}", error.fault) from error
-    return ImageSet(images, labels, f"increment {path.name}")
+    return ImageSet(images, labels, f"increment {path.name}", class_names)
 
 
 def write(path: Path, data: ImageSet) -> None:
@@ -105,19 +105,20 @@ def _images(file: ArrayFile) -> Tensor:
     return torch.from_numpy(file.read(PIXEL_KEY))
 
 
-def _labels(file: ArrayFile, num_rows: int) -> Tensor:
+def _labels(file: ArrayFile, num_rows: int, num_classes: int) -> Tensor:
     header = file.header(LABEL_KEY, text=True)
     shown = f"{file.path}: {LABEL_KEY!r} is {header}"
     if header.dtype.kind not in "iu" or header.shape not in ((num_rows,), (num_rows, 1)):
         raise NpzError(
-            f"{shown}, expected integers 0..9, one for each of the {num_rows:,} rows of {PIXEL_KEY!r}. {_CONVERT}"
+            f"{shown}, expected integers 0..{num_classes - 1}, one for each of the {num_rows:,} rows of "
+            f"{PIXEL_KEY!r}. {_CONVERT}"
         )
     labels = file.read(LABEL_KEY).reshape(-1)
-    bad = np.flatnonzero((labels < 0) | (labels >= NUM_CLASSES))
+    bad = np.flatnonzero((labels < 0) | (labels >= num_classes))
     if len(bad):
         raise NpzError(
-            f"{shown}: row {bad[0]} is {labels[bad[0]]} (of {len(bad):,} such rows), expected 0..9. Correct these "
-            f"labels or leave the rows out; if classes are counted from 1: {_CONVERT}"
+            f"{shown}: row {bad[0]} is {labels[bad[0]]} (of {len(bad):,} such rows), expected 0..{num_classes - 1}. "
+            f"Correct these labels or leave the rows out; if classes are counted from 1: {_CONVERT}"
         )
     return torch.from_numpy(labels.astype(np.int64))
 

@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from cifar_lit.cifar10 import NUM_CLASSES
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.loader import DeviceLoader
 from cifar_lit.seeding import derive_seed
@@ -35,7 +34,7 @@ class ReplayLoader:
         self.new = new
         self.old = old
         self.num_old = num_old
-        counts = torch.bincount(old.labels, minlength=NUM_CLASSES).to(torch.float64)
+        counts = torch.bincount(old.labels).to(torch.float64)
         self._weights = 1 / counts[old.labels] if sampling == "balanced" else None
 
     @property

@@ -1,5 +1,6 @@
 """What a network answers to labelled images, and the measures of how good that is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,6 +15,7 @@ from torchmetrics.functional.classification import (
     multiclass_recall,
 )
 
+from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.image_set import ImageSet
 
 
@@ -24,10 +26,12 @@ class Evaluation:
     Attributes:
         logits: float32 (N, K), on the CPU.
         labels: int64 (N,), on the CPU.
+        class_names: in label order.
     """
 
     logits: Tensor
     labels: Tensor
+    class_names: Sequence[str] = CLASS_NAMES
 
     @property
     def num_classes(self) -> int:
@@ -117,7 +121,7 @@ def evaluate(
         ]
     finally:
         network.train(was_training)
-    return Evaluation(torch.cat(logits), data.labels.cpu())
+    return Evaluation(torch.cat(logits), data.labels.cpu(), data.class_names)
 
 
 def _moved(images: Tensor, by: int) -> Tensor:

@@ -1,12 +1,11 @@
 """What a network learned and lost when it was trained further: as text, as JSON and as a picture."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.comparison import Comparison
 
@@ -39,10 +38,10 @@ def forgetting(comparison: Comparison) -> Tensor:
     return 100 * (before - after).clamp(min=0)
 
 
-def text(comparisons: Comparisons, class_names: Sequence[str] = CLASS_NAMES) -> str:
+def text(comparisons: Comparisons) -> str:
     """Tables: accuracy before and after and how many answers flipped, then the same for each class."""
-    tables = [overview(comparisons), *(by_class(name, each, class_names) for name, each in comparisons.items())]
-    flips = [flip for name, each in comparisons.items() for flip in _flips_text(name, each, class_names)]
+    tables = [overview(comparisons), *(by_class(name, each) for name, each in comparisons.items())]
+    flips = [flip for name, each in comparisons.items() for flip in _flips_text(name, each)]
     return "\n".join([*tables, *flips])
 
 
@@ -60,10 +59,10 @@ def overview(comparisons: Comparisons) -> str:
     return "\n".join(lines) + "\n"
 
 
-def by_class(name: str, comparison: Comparison, class_names: Sequence[str] = CLASS_NAMES) -> str:
+def by_class(name: str, comparison: Comparison) -> str:
     """A table with a row for each class that has images."""
     before, after, support = recalls(comparison)
-    forgotten = forgetting(comparison)
+    forgotten, class_names = forgetting(comparison), comparison.before.class_names
     width = max(map(len, [*class_names, "mean forgetting"]))
     lines = [f"{f'{name}, by class':{width}}  images  before   after  change  forgotten"]
     for index, title in enumerate(class_names):
@@ -76,8 +75,8 @@ def by_class(name: str, comparison: Comparison, class_names: Sequence[str] = CLA
     return "\n".join(lines) + "\n"
 
 
-def _flips_text(name: str, comparison: Comparison, class_names: Sequence[str]) -> list[str]:
-    found = []
+def _flips_text(name: str, comparison: Comparison) -> list[str]:
+    found, class_names = [], comparison.before.class_names
     for what, rows in (("lost", comparison.lost), ("gained", comparison.gained)):
         if len(rows):
             shown = [
@@ -91,19 +90,17 @@ def _flips_text(name: str, comparison: Comparison, class_names: Sequence[str]) -
     return found
 
 
-def flipped_png(
-    comparisons: Comparisons, images: Mapping[str, Tensor], title: str, class_names: Sequence[str] = CLASS_NAMES
-) -> bytes | None:
+def flipped_png(comparisons: Comparisons, images: Mapping[str, Tensor], title: str) -> bytes | None:
     """Pictures whose answer flipped, of each set the surest losses and gains; none if none flipped.
 
     Args:
         comparisons: by the name of the images.
         images: uint8 (N, 32, 32, 3), by the same names, in the order of the comparisons' rows.
         title: over the picture.
-        class_names: in label order.
     """
     tiles, captions = [], []
     for name, each in comparisons.items():
+        class_names = each.before.class_names
         for rows in (each.lost, each.gained):
             sure = each.after.probs[rows].amax(1).argsort(descending=True)[:_FLIPS_SHOWN]
             for row in rows[sure].tolist():
@@ -113,26 +110,28 @@ def flipped_png(
     return plots.captioned_grid(torch.stack(tiles), captions, title) if tiles else None
 
 
-def png(comparisons: Comparisons, title: str, class_names: Sequence[str] = CLASS_NAMES) -> bytes:
+def png(comparisons: Comparisons, title: str) -> bytes:
     """A panel for each set of images: accuracy of every class, and of all together, before and after."""
     panels = []
     for name, each in comparisons.items():
         before, after, support = recalls(each)
         present = (support > 0).nonzero().squeeze(1)
         rows = [("all", each.before.metrics["acc"], each.after.metrics["acc"])]
-        rows += [(class_names[index], before[index].item(), after[index].item()) for index in present.tolist()]
+        rows += [
+            (each.before.class_names[index], before[index].item(), after[index].item()) for index in present.tolist()
+        ]
         panels.append((f"{MEANING.get(name, name)} ({len(each):,})", rows))
     return plots.before_and_after(panels, title)
 
 
-def as_json(comparisons: Comparisons, class_names: Sequence[str] = CLASS_NAMES) -> dict[str, Any]:
+def as_json(comparisons: Comparisons) -> dict[str, Any]:
     """The same and the rows that flipped, as plain JSON values."""
-    return {name: _as_json(each, class_names) for name, each in comparisons.items()}
+    return {name: _as_json(each) for name, each in comparisons.items()}
 
 
-def _as_json(comparison: Comparison, class_names: Sequence[str]) -> dict[str, Any]:
+def _as_json(comparison: Comparison) -> dict[str, Any]:
     before, after, support = recalls(comparison)
-    forgotten = forgetting(comparison)
+    forgotten, class_names = forgetting(comparison), comparison.before.class_names
     flipped = torch.cat([comparison.lost, comparison.gained]).tolist()
     return {
         "count": len(comparison),

@@ -8,31 +8,34 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.evaluation.evaluation import Evaluation
 
 _INK = "#22313f"
 _TRAIN, _VAL = "#8aa4b8", "#d1495b"
 _RIGHT, _WRONG = "#2a7f62", "#c1272d"
 _DPI = 120
+_MANY_CLASSES = 20
 
 
-def confusion_matrix(evaluation: Evaluation, title: str, class_names: Sequence[str] = CLASS_NAMES) -> bytes:
-    """A heat map: rows are true classes, shaded by the share of the row; each cell shows its count."""
+def confusion_matrix(evaluation: Evaluation, title: str) -> bytes:
+    """A heat map: rows are true classes, shaded by the share of the row; each cell shows its count, where there is room
+    for it."""
     counts = evaluation.confusion_matrix
     shares = counts / counts.sum(1, keepdim=True).clamp(min=1)
-    figure = Figure(figsize=(8, 7), dpi=_DPI, layout="constrained")
+    are_many = len(evaluation.class_names) > _MANY_CLASSES
+    figure = Figure(figsize=(16, 15) if are_many else (8, 7), dpi=_DPI, layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    class_names = evaluation.class_names
     places = range(len(class_names))
-    axes.set_xticks(places, class_names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_xticks(places, class_names, rotation=90 if are_many else 45, ha="right", rotation_mode="anchor")
     axes.set_yticks(places, class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.set_title(title, color=_INK, loc="left")
-    axes.tick_params(length=0)
+    axes.tick_params(length=0, labelsize=7 if are_many else "medium")
     axes.spines[:].set_visible(False)
-    for row in places:
+    for row in () if are_many else places:
         for column in places:
             count = int(counts[row, column])
             if count:
@@ -75,16 +78,13 @@ def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int |
     return _png(figure)
 
 
-def sample_grid(
-    images: Tensor, evaluation: Evaluation, title: str, class_names: Sequence[str] = CLASS_NAMES, num_images: int = 40
-) -> bytes:
+def sample_grid(images: Tensor, evaluation: Evaluation, title: str, num_images: int = 40) -> bytes:
     """Images with their predictions: half of them the first right answers, half the most confident mistakes.
 
     Args:
         images: uint8 (N, 32, 32, 3), in the order of the evaluation's rows.
         evaluation: what the network answered to them.
         title: over the picture.
-        class_names: names in label order.
         num_images: how many to show, at most.
     """
     right = evaluation.preds == evaluation.labels
@@ -95,7 +95,7 @@ def sample_grid(
     rows = torch.cat([right_rows, wrong_rows])
     captions = []
     for row in rows.tolist():
-        predicted, true = class_names[int(evaluation.preds[row])], class_names[int(evaluation.labels[row])]
+        predicted, true = (evaluation.class_names[int(each[row])] for each in (evaluation.preds, evaluation.labels))
         below = "" if predicted == true else f"is: {true}"
         captions.append((f"{predicted} {confidence[row]:.0%}", below, _RIGHT if predicted == true else _WRONG))
     return _tiles(images[rows], captions, title)

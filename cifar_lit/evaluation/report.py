@@ -3,13 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.evaluation.evaluation import Evaluation
 
 
-def classification_report(evaluation: Evaluation, class_names: Sequence[str] = CLASS_NAMES) -> str:
+def classification_report(evaluation: Evaluation) -> str:
     """A table of precision, recall, F1 and support, a row a class, then accuracy and the means."""
-    columns = evaluation.per_class
+    columns, class_names = evaluation.per_class, evaluation.class_names
     support = columns["support"]
     width = max(map(len, (*class_names, "weighted mean")))
     lines = [f"{'':{width}}  precision  recall      f1  support"]
@@ -33,14 +32,15 @@ def classification_report(evaluation: Evaluation, class_names: Sequence[str] = C
     return "\n".join(lines) + "\n"
 
 
-def as_json(evaluation: Evaluation, class_names: Sequence[str] = CLASS_NAMES) -> dict[str, Any]:
+def as_json(evaluation: Evaluation) -> dict[str, Any]:
     """The metrics, those of each class, and the confusion matrix (rows are true classes), as plain JSON values."""
     columns = {name: values.tolist() for name, values in evaluation.per_class.items()}
     return {
         **evaluation.metrics,
         "count": len(evaluation.labels),
         "per_class": {
-            title: {name: values[index] for name, values in columns.items()} for index, title in enumerate(class_names)
+            title: {name: values[index] for name, values in columns.items()}
+            for index, title in enumerate(evaluation.class_names)
         },
         "confusion_matrix": evaluation.confusion_matrix.tolist(),
     }
