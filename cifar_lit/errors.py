@@ -48,6 +48,10 @@ class WeightsError(InputError):
     """A file does not hold weights of a network known here."""
 
 
+class NetworkNotFoundError(CifarLitError, LookupError):
+    """The class of a network is not here, or is another one than it was."""
+
+
 class RegistryError(CifarLitError):
     """The registry can't be read or written."""
 

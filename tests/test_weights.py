@@ -121,9 +121,9 @@ def test_a_huge_network_in_the_manifest_takes_no_memory(
     built: list[str] = []
     build = weights_module._build
 
-    def spy(manifest: Manifest, device: str) -> Network:
+    def spy(cls: type[Network], manifest: Manifest, device: str) -> Network:
         built.append(device)
-        return build(manifest, device)
+        return build(cls, manifest, device)
 
     monkeypatch.setattr(weights_module, "_build", spy)
     with pytest.raises(VersionDamagedError, match="size mismatch"):

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,7 @@ def run(args: list[str]) -> int:
         hush_lightning()
         instances = parser.instantiate(config)
         classifier = Classifier(model.network, tta_flip=own.tta_flip, tta_shift=own.tta_shift)
+        classifier.class_names = model.class_names
         trainer: pl.Trainer = instances.trainer
         (trainer.test if verb == "test" else trainer.validate)(classifier, instances.data, verbose=False)
     if trainer.is_global_zero:
@@ -84,6 +86,7 @@ def _test_on_arrays(own: argparse.Namespace, rest: list[str]) -> int:
             f" `cifar-lit increment make --arrays {own.npz[0]} ...` takes more options." if "--" in str(error) else ""
         )
         raise NpzError(f"{error}{advice}", error.fault) from error
+    data = replace(data, class_names=tuple(model.class_names))
     evaluation = evaluate(model.network, data, tta_flip=own.tta_flip, tta_shift=own.tta_shift)
     _tell(own, model.name, evaluation, f"{len(data):,} images ({data.source})", "test", data)
     return 0

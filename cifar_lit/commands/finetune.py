@@ -151,7 +151,9 @@ def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, regi
     tell = ProgressLines(sys.stderr) if config.progress else tell_nobody
     config.progress = False  # whoever runs the version's config again did not ask for it
     instances = parser.instantiate(config)
+    instances.data.parent_classes = tuple(model.class_names)
     tuner, trainer = build(instances, model, tell)
+    tuner.class_names = model.class_names
     return finetune(
         model,
         tuner,

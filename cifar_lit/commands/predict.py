@@ -13,7 +13,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
 from cifar_lit.data import arrays
 from cifar_lit.data.formats import ACCEPTED
@@ -133,10 +132,10 @@ def _table(rows: Rows) -> str:
 def _csv(rows: Rows) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(["file", "prediction", "confidence", *CLASS_NAMES, "version"])
+    names = list(rows[0].answer.probabilities) if rows else []
+    writer.writerow(["file", "prediction", "confidence", *names, "version"])
     for path, answer, _ in rows:
-        probs = [answer.probabilities[name] for name in CLASS_NAMES]
-        writer.writerow([path, answer.prediction, answer.confidence, *probs, answer.version])
+        writer.writerow([path, answer.prediction, answer.confidence, *answer.probabilities.values(), answer.version])
     return buffer.getvalue()
 
 

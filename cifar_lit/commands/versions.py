@@ -34,6 +34,8 @@ def _parser() -> argparse.ArgumentParser:
     add("show", _show, "all that is known of a version").add_argument("version", help="an id, or 'latest'")
     add("promote", _promote, "make a version the champion", reason).add_argument("version", help="an id")
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
+    about = "load a version with a network of your own though its source file has changed"
+    add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
     add("upgrade", _upgrade, "add what newer releases keep of a version: its model card")
     add("verify", _verify, "check every file of every version against its hash")
     return parser
@@ -94,6 +96,17 @@ def _promote(registry: Registry, namespace: argparse.Namespace) -> int:
 
 def _rollback(registry: Registry, namespace: argparse.Namespace) -> int:
     return _tell(registry, registry.rollback(namespace.reason), namespace.json)
+
+
+def _accept(registry: Registry, namespace: argparse.Namespace) -> int:
+    from cifar_lit.registry.weights import accept_network  # brings torch
+
+    version = accept_network(registry, namespace.version)
+    if namespace.json:
+        print_json(version.manifest.summary(_champion_id(registry)))
+    else:
+        print(f"{version.id} is loaded with {version.manifest.network['import_path']} as it is now.")
+    return 0
 
 
 def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:

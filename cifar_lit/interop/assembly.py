@@ -10,29 +10,33 @@ from typing import Any
 import numpy as np
 import torch
 
-from cifar_lit.cifar10 import IMAGE_SIZE, NUM_CLASSES
-from cifar_lit.errors import WeightsError
-from cifar_lit.models.networks import NETWORKS, Network
+from cifar_lit.cifar10 import IMAGE_SIZE
+from cifar_lit.errors import NetworkNotFoundError, WeightsError
+from cifar_lit.models.networks import Network
+from cifar_lit.models.own_network import find
 
 MAX_FILE_BYTES = 200 * 2**20
 _MAX_ARGUMENT = 8_192
 
 
-def outline(name: object, args: object, mean: object, std: object, where: str) -> Network:
+def outline(network: Mapping[str, object], mean: object, std: object, num_classes: int, where: str) -> Network:
     """The described network on the meta device: it tells its own arrays' shapes and dtypes, and holds none.
 
     Args:
-        name: of its class, one of `NETWORKS`.
-        args: its arguments by name.
+        network: `args`, its arguments by name, and what `find` needs to know of its class.
         mean: subtracted from each channel, three numbers on the scale 0..1.
         std: each channel is divided by it, three numbers on the scale 0..1.
+        num_classes: that it must tell apart.
         where: what to call the description in an error.
 
     Raises:
         WeightsError: there is no such network.
     """
-    if not isinstance(name, str) or name not in NETWORKS:
-        raise WeightsError(f"{where}: its network is {brief(name)}, expected one of {', '.join(NETWORKS)}.")
+    name, args = network.get("name"), network.get("args")
+    try:
+        cls = find(network)
+    except NetworkNotFoundError as error:
+        raise WeightsError(f"{where}: {error} Use a file that was made with it.") from error
     if not isinstance(args, Mapping):
         raise WeightsError(f"{where}: the arguments of {name} are {brief(args)}, expected names with values.")
     for key, value in args.items():
@@ -44,14 +48,14 @@ def outline(name: object, args: object, mean: object, std: object, where: str) -
     mean, std = _per_channel("mean", mean, -1e3, where), _per_channel("std", std, 1e-3, where)
     try:
         with torch.device("meta"):
-            network = NETWORKS[name](**args, mean=mean, std=std).eval()
+            outlined = cls(**args, mean=mean, std=std).float().eval()
             with torch.no_grad():
-                answer = network(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
+                answer = outlined(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{where}: there is no {name} with {brief(dict(args))} ({_line(error)}).") from error
-    if tuple(answer.shape) != (1, NUM_CLASSES):
-        raise WeightsError(f"{where}: {name} tells {answer.shape[-1]} classes apart, expected {NUM_CLASSES}.")
-    return network
+    if tuple(answer.shape) != (1, num_classes):
+        raise WeightsError(f"{where}: {name} tells {answer.shape[-1]} classes apart, expected {num_classes}.")
+    return outlined
 
 
 def num_bytes(network: Network) -> int:
@@ -101,7 +105,7 @@ def assemble(outlined: Network, arrays: Mapping[str, np.ndarray], where: str) ->
             )
         if name.endswith("running_var") and (array < 0).any():
             raise WeightsError(f"{where}: {name!r} has negative variances. Save the network from a sound state.")
-    network = type(outlined)(**outlined.args, mean=outlined.mean, std=outlined.std)
+    network = type(outlined)(**outlined.args, mean=outlined.mean, std=outlined.std).float()
     network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
     return network.eval()
 

@@ -1,11 +1,10 @@
 """What a file of weights says of its network, as JSON: enough to build it, and what its answers mean."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import WeightsError
 from cifar_lit.interop import assembly
 from cifar_lit.models.networks import Network
@@ -14,6 +13,7 @@ from cifar_lit.registry.weights import describe
 FORMAT = {"format": "cifar-lit weights", "format_version": 1}
 
 _FIELDS = {*FORMAT, "network", "class_names", "mean", "std"}
+_NETWORKS = ({"name", "args"}, {"name", "args", "import_path", "sha256"})
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Description:
     """A network as a file describes it; nothing of it is checked yet but its form.
 
     Attributes:
-        name: of its class.
-        args: its arguments.
+        network: `name` and `args`; `import_path` and `sha256` too for one from outside this package.
+        class_names: in label order.
         mean: subtracted from each channel, on the scale 0..1.
         std: each channel is divided by it, on the scale 0..1.
     """
 
-    name: object
-    args: object
+    network: Mapping[str, object]
+    class_names: list[str]
     mean: object
     std: object
 
@@ -38,7 +38,7 @@ class Description:
         Raises:
             WeightsError: there is no such network.
         """
-        return assembly.outline(self.name, self.args, self.mean, self.std, where)
+        return assembly.outline(self.network, self.mean, self.std, len(self.class_names), where)
 
 
 def dumps(network: Network, class_names: Sequence[str]) -> str:
@@ -55,7 +55,7 @@ def parse(text: str | bytes, where: str, advice: str) -> Description:
         advice: how to make a sound one.
 
     Raises:
-        WeightsError: it is something else, or of other classes than CIFAR-10's.
+        WeightsError: it is something else.
     """
     try:
         header: Any = json.loads(text)
@@ -63,10 +63,17 @@ def parse(text: str | bytes, where: str, advice: str) -> Description:
         raise WeightsError(f"{where} is not JSON. {advice}", "malformed") from error
     if not isinstance(header, dict) or {name: header.get(name) for name in FORMAT} != FORMAT:
         raise WeightsError(f"{where} does not say {json.dumps(FORMAT)[1:-1]}. {advice}")
-    network = header.get("network")
-    if set(header) != _FIELDS or not isinstance(network, dict) or set(network) != {"name", "args"}:
+    network, class_names = header.get("network"), header.get("class_names")
+    if set(header) != _FIELDS or not isinstance(network, dict) or set(network) not in _NETWORKS:
         fields = ", ".join(sorted(_FIELDS))
         raise WeightsError(f"{where} must hold {fields}, with a name and args in `network`. {advice}")
-    if header["class_names"] != list(CLASS_NAMES):
-        raise WeightsError(f"{where}: its classes are other ones than CIFAR-10's: {', '.join(CLASS_NAMES)}.")
-    return Description(network["name"], network["args"], header["mean"], header["std"])
+    if not are_class_names(class_names):
+        raise WeightsError(f"{where}: class_names must be a list of words that differ. {advice}")
+    return Description(network, class_names, header["mean"], header["std"])
+
+
+def are_class_names(value: object) -> TypeGuard[list[str]]:
+    """Whether a value from a file may name classes in label order."""
+    if not isinstance(value, list) or not all(isinstance(each, str) and each for each in value):
+        return False
+    return len(set(value)) == len(value)

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from cifar_lit.cifar10 import NUM_CLASSES
 from cifar_lit.data import zips
 from cifar_lit.errors import InputError, WeightsError
 from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, brief, num_bytes, outline
@@ -117,7 +118,7 @@ def _parse(text: str | bytes, where: str) -> dict[str, Any]:
 
 
 def _network(h5: H5File, model: KerasModel, places: Mapping[KerasArray, str], where: str) -> Network:
-    outlined = outline("ThreeBlockCNN", model.args, model.mean, model.std, where)
+    outlined = outline({"name": "ThreeBlockCNN", "args": model.args}, model.mean, model.std, NUM_CLASSES, where)
     if num_bytes(outlined) > h5.size:
         raise h5.error(f"{model.args} need {num_bytes(outlined):,} bytes, the file has {h5.size:,}.")
     state = outlined.state_dict()

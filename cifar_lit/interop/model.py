@@ -99,15 +99,17 @@ def load_file(
         NpzError: it is not an `.npz` of plain arrays.
     """
     try:
-        network = _load(path, path.suffix.lower(), mean, std)
+        network, class_names = _load(path, path.suffix.lower(), mean, std)
     except (OSError, ValueError) as error:
         if isinstance(error, InputError) or not isinstance(error, OSError | ValueError):
             raise
         raise WeightsError(f"{path}: it can't be read ({error}). Check the name and its permissions.") from error
-    return Model(network.to(device), list(CLASS_NAMES), path.name)
+    return Model(network.to(device), class_names, path.name)
 
 
-def _load(path: Path, suffix: str, mean: Sequence[float] | None, std: Sequence[float] | None) -> Network:
+def _load(
+    path: Path, suffix: str, mean: Sequence[float] | None, std: Sequence[float] | None
+) -> tuple[Network, list[str]]:
     if path.is_dir():
         if (path / "saved_model.pb").is_file():
             raise WeightsError(
@@ -119,12 +121,13 @@ def _load(path: Path, suffix: str, mean: Sequence[float] | None, std: Sequence[f
     if not path.is_file():
         raise WeightsError(f"{path}: no such file, expected weights in {KINDS}.")
     if suffix in _NPZ:
-        return weights_npz.load(path)[0]
+        return weights_npz.load(path)
     if suffix in _KERAS:
-        return keras_file.load(path, mean, std)
+        return keras_file.load(path, mean, std), list(CLASS_NAMES)
     if suffix in _SAFETENSORS:
         if path.name == WEIGHTS and (path.parent / MANIFEST).is_file():
-            return load_network(Registry(path.resolve().parent.parent).get(path.resolve().parent.name))
+            version = Registry(path.resolve().parent.parent).get(path.resolve().parent.name)
+            return load_network(version), version.manifest.class_names
         return safetensors_file.load(path, mean, std)
     if suffix in _TORCH:
         return torch_file.load(path, mean, std)

@@ -23,8 +23,10 @@ def dump(network: Network, class_names: Sequence[str]) -> bytes:
     return safetensors.torch.save(state, {METADATA_KEY: description.dumps(network, class_names)})
 
 
-def load(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
-    """The network in evaluation mode, on the CPU; bit-equal to the one that was dumped.
+def load(
+    path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> tuple[Network, list[str]]:
+    """The network in evaluation mode, on the CPU, bit-equal to the one that was dumped; and its class names.
 
     Args:
         path: the file.

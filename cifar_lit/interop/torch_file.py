@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import WeightsError
 from cifar_lit.interop.assembly import brief
-from cifar_lit.interop.description import Description
+from cifar_lit.interop.description import Description, are_class_names
 from cifar_lit.interop.state_dict import build
 from cifar_lit.models.networks import Network
 
@@ -25,8 +26,10 @@ _HOLDERS = ("state_dict", "model_state_dict", "model", "network", "net", "ema")
 _GLOBAL = re.compile(r"GLOBAL ([\w.]+)")
 
 
-def load(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None) -> Network:
-    """The network in evaluation mode, on the CPU.
+def load(
+    path: Path, mean: Sequence[float] | None = None, std: Sequence[float] | None = None
+) -> tuple[Network, list[str]]:
+    """The network in evaluation mode, on the CPU, and its class names.
 
     Args:
         path: a state dictionary, plain or in a checkpoint under one of the usual names.
@@ -90,7 +93,11 @@ def _is_state(content: Mapping[Any, Any]) -> bool:
 def _described(content: Any) -> Description | None:
     """What a checkpoint of this project says of its network."""
     about = content.get("network_description") if isinstance(content, Mapping) else None
-    if not isinstance(about, Mapping) or set(about) != {"name", "args", "mean", "std"}:
+    if not isinstance(about, Mapping):
         return None
-    mean, std = (list(each) if isinstance(each, tuple) else each for each in (about["mean"], about["std"]))
-    return Description(about["name"], about["args"], mean, std)
+    if set(about) == {"name", "args", "mean", "std"}:  # as older checkpoints have it
+        about = {**about, "network": {name: about[name] for name in ("name", "args")}, "class_names": list(CLASS_NAMES)}
+    if not isinstance(about.get("network"), Mapping) or not are_class_names(about.get("class_names")):
+        return None
+    mean, std = (list(each) if isinstance(each, tuple) else each for each in (about.get("mean"), about.get("std")))
+    return Description(about["network"], about["class_names"], mean, std)

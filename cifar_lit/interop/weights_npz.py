@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.array_file import ArrayFile
 from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import WeightsError
@@ -43,11 +42,12 @@ def load(path: Path) -> tuple[Network, list[str]]:
     """
     where = str(path)
     with NpzFile(path, max_bytes=MAX_FILE_BYTES, max_members=_MAX_MEMBERS) as file:
-        outlined = _header(file, where).outline(where)
+        described = _header(file, where)
+        outlined = described.outline(where)
         headers = {name: file.header(name) for name in file.keys if name != HEADER}
         check_arrays({name: (each.shape, each.dtype) for name, each in headers.items()}, outlined, where)
         arrays = {name: file.read(name) for name in headers}
-    return assemble(outlined, arrays, where), list(CLASS_NAMES)
+    return assemble(outlined, arrays, where), described.class_names
 
 
 def _header(file: ArrayFile, where: str) -> Description:

@@ -1,7 +1,8 @@
 """The LightningModule around a network."""
 
+import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
@@ -13,10 +14,11 @@ from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 from torchmetrics import CatMetric
 
-from cifar_lit.cifar10 import IMAGE_SIZE
-from cifar_lit.errors import SettingError
+from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SIZE
+from cifar_lit.errors import DataError, SettingError
 from cifar_lit.evaluation.evaluation import Evaluation, classify
 from cifar_lit.models.networks import Network
+from cifar_lit.models.own_network import describe
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.seeding import derive_seed, global_seed
 
@@ -32,7 +34,8 @@ class Classifier(pl.LightningModule):
     `test`, `loss` (plain cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` averaged over the classes.
 
     Args:
-        network: any `Network`, by class path and arguments.
+        network: any `Network`, or any module from normalised images (B, 3, 32, 32) to logits, by class path and
+            arguments; in a script, `as_network(MyNet)(width=3)`.
         optimizer: any torch optimizer, by class path and arguments; `torch.optim.Adam` if absent. Its weight decay
             spares biases and batch norm.
         lr_scheduler: any torch schedule, or `OneCycle`, which spans the whole training.
@@ -46,7 +49,7 @@ class Classifier(pl.LightningModule):
 
     def __init__(
         self,
-        network: Network,
+        network: nn.Module,
         optimizer: OptimizerFactory | None = None,
         lr_scheduler: SchedulerFactory | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
@@ -57,8 +60,16 @@ class Classifier(pl.LightningModule):
     ) -> None:
         if not 0 <= tta_shift < IMAGE_SIZE:
             raise SettingError(f"tta_shift is {tta_shift}, expected 0..{IMAGE_SIZE - 1} pixels.")
+        if not isinstance(network, Network):
+            name = type(network).__name__
+            raise SettingError(
+                f"network is a {name}, expected a Network: Classifier(as_network({name})(...)) makes one of any module "
+                "(cifar_lit.models.own_network)."
+            )
         super().__init__()
-        self.network = network
+        self.network: Network = network
+        self.class_names: list[str] | None = None
+        """In label order; those of the data module once training or measuring begins, if they are not known before."""
         self.optimizer = optimizer or Adam
         self.lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
@@ -88,6 +99,31 @@ class Classifier(pl.LightningModule):
         """Logits (B, K) of images (B, 3, 32, 32), uint8 or float, 0..255."""
         logits: Tensor = self.network(images)
         return logits
+
+    def setup(self, stage: str) -> None:
+        """Compares the network with the classes of the data module, if there is one.
+
+        Raises:
+            DataError: the data has other classes than the network.
+            SettingError: the network has another number of outputs.
+        """
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", None)
+        if names is None:
+            return
+        self.class_names = self.class_names or names
+        if self.class_names != names:
+            raise DataError(
+                f"the data's classes are {_listed(names)}, the network's {_listed(self.class_names)}. Name other data "
+                "with --data.root, or another network."
+            )
+        image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=self.device)
+        with torch.no_grad():
+            shape = tuple(copy.deepcopy(self.network).eval()(image).shape)
+        if shape != (1, len(names)):
+            raise SettingError(
+                f"{type(self.network).__name__} gives logits {shape} of one image, expected (1, {len(names)}): the "
+                "data's classes. Set its number of classes."
+            )
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = [
@@ -204,12 +240,8 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
-        network = self.network
-        checkpoint["network_description"] = {
-            "name": type(network).__name__,
-            "args": network.args,
-            "mean": network.mean,
-            "std": network.std,
+        checkpoint["network_description"] = describe(self.network) | {
+            "class_names": list(self.class_names or CLASS_NAMES)
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -230,7 +262,7 @@ class Classifier(pl.LightningModule):
         logits, labels = self._logits.compute(), self._labels.compute()
         self._logits.reset()
         self._labels.reset()
-        evaluation = Evaluation(logits.cpu(), labels.cpu().to(torch.int64))
+        evaluation = Evaluation(logits.cpu(), labels.cpu().to(torch.int64), self.class_names or CLASS_NAMES)
         self.evaluations[split] = evaluation
         metrics = evaluation.named_metrics(split)
         shown = {f"{split}/loss", f"{split}/acc"} if prog_bar else set()
@@ -245,3 +277,8 @@ def _built(option: str, make: Callable[[Any], Any], of: Any) -> Any:
         if isinstance(error, SettingError):
             raise
         raise SettingError(f"model.{option} can't be used for this network: {error}. Choose another one.") from error
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:5])
+    return f"{shown} and {len(names) - 5} more" if len(names) > 5 else shown

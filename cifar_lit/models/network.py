@@ -16,7 +16,8 @@ from cifar_lit.cifar10 import IMAGE_SIZE
 class Network(nn.Module, ABC):
     """A classifier of images with its preprocessing inside, so that pixels mean the same wherever it is used.
 
-    A subclass takes only plain values, passes them on as `args`, and works on normalised images in `logits`.
+    A subclass takes only plain values, `mean` and `std` among them, passes the others on as `args`, and works on
+    normalised images in `logits`. It may lie outside this package: `cifar-lit fit --model.network my_net.MyNet`.
 
     Args:
         args: the subclass's own arguments by name; with them and the weights, the network can be built again.

@@ -6,6 +6,7 @@ What changes later, such as whether the version is served, is not in it.
 import json
 from typing import Any
 
+from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.registry.manifest import Manifest
 
 CARD = "README.md"
@@ -25,7 +26,7 @@ def render(manifest: Manifest) -> bytes:
     """The card, UTF-8."""
     sections = [
         f"---\n{_front_matter(manifest)}---\n",
-        f"# CIFAR-10 classifier, {manifest.id}\n",
+        f"# {'CIFAR-10' if _is_of_cifar10(manifest) else 'Image'} classifier, {manifest.id}\n",
         f"{_about(manifest)}\n",
         f"## Data\n\n{_data(manifest)}\n",
         f"## Metrics\n\n{_metrics(manifest)}\n",
@@ -44,17 +45,27 @@ def _front_matter(manifest: Manifest) -> str:
             for name, kind in (("acc", "accuracy"), ("f1", "f1"), ("loss", "loss"))
             if f"test/{name}" in manifest.metrics
         ]
-        dataset = {"name": "CIFAR-10", "type": "cifar10", "split": "test"}
+        dataset = {**_dataset(manifest), "split": "test"}
         results = [{"task": _TASK, "dataset": dataset, "metrics": figures}]
     values = {
         "library_name": "cifar_lit",
         "pipeline_tag": "image-classification",
-        "tags": ["image-classification", "cifar10", "pytorch"],
-        "datasets": ["cifar10"],
+        "tags": ["image-classification", *(["cifar10"] if _is_of_cifar10(manifest) else []), "pytorch"],
+        **({"datasets": ["cifar10"]} if _is_of_cifar10(manifest) else {}),
         "metrics": ["accuracy", "f1"],
         "model-index": [{"name": f"cifar_lit {manifest.id}", "results": results}],
     }
     return "".join(f"{name}: {json.dumps(value)}\n" for name, value in values.items())
+
+
+def _is_of_cifar10(manifest: Manifest) -> bool:
+    return tuple(manifest.class_names) == CLASS_NAMES
+
+
+def _dataset(manifest: Manifest) -> dict[str, str]:
+    if _is_of_cifar10(manifest):
+        return {"name": "CIFAR-10", "type": "cifar10"}
+    return {"name": str(manifest.data.get("source", "unknown")), "type": "image-classification"}
 
 
 def _about(manifest: Manifest) -> str:
@@ -102,24 +113,31 @@ def _metrics(manifest: Manifest) -> str:
 
 
 def _limits(manifest: Manifest) -> str:
+    of_cifar10 = _is_of_cifar10(manifest)
+    classes = "the ten classes of CIFAR-10" if of_cifar10 else f"{len(manifest.class_names)} classes"
+    biases = " CIFAR-10's images come from web searches, with the biases that this brings." if of_cifar10 else ""
     return (
-        "For learning, teaching and research: it classifies small images of the ten classes of CIFAR-10. The network "
-        "sees 32x32 pixels (of a larger image the central square, scaled). It assigns one of the ten classes to any "
-        "image, often confidently, and can't say that an image is of none of them. Not for decisions about people, nor "
-        "where a mistake does harm. CIFAR-10's images come from web searches, with the biases that this brings."
+        f"For learning, teaching and research: it classifies small images of {classes}. The network sees 32x32 pixels "
+        "(of a larger image the central square, scaled). It assigns one of these classes to any image, often "
+        "confidently, and can't say that an image is of none of them. Not for decisions about people, nor where a "
+        f"mistake does harm.{biases}"
     )
 
 
 def _loading(manifest: Manifest) -> str:
-    name = manifest.network.get("name")
+    name, own = manifest.network.get("name"), manifest.network.get("import_path")
+    module, build = "cifar_lit.models.networks", name
+    if own:
+        module, build = own.rpartition(".")[0], f"as_network({name})"
+    also = "from cifar_lit.models.own_network import as_network\n" if own else ""
     return (
         "```sh\n"
         f"cifar-lit predict image.jpg --from {manifest.id}\n"
         "```\n\n"
         "```python\n"
-        f"from cifar_lit.models.networks import {name}\n"
+        f"{also}from {module} import {name}\n"
         "from safetensors.torch import load_file\n\n"
-        f"network = {name}(**{manifest.network.get('args')!r}, mean={manifest.mean!r}, std={manifest.std!r}).eval()\n"
+        f"network = {build}(**{manifest.network.get('args')!r}, mean={manifest.mean!r}, std={manifest.std!r}).eval()\n"
         'network.load_state_dict(load_file("model.safetensors"))\n'
         "logits = network(images)  # (N, 3, 32, 32), RGB, 0..255, uint8 or float\n"
         "```\n"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.files import hold, read_file, replace_synced, sync_folder, try_lock, write_synced, write_tree
@@ -273,6 +273,14 @@ class Registry:
             self._stand(champion, "rejected", reason)
             self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
+
+    def set_network(self, version_id: str, network: Mapping[str, Any]) -> Version:
+        """Changes what a version's manifest says of its network."""
+        with self._explained(f"the network of {version_id} is as it was"), self._locked():
+            version = self.get(version_id)
+            manifest = replace(version.manifest, network=dict(network))
+            replace_synced(version.path / MANIFEST, manifest.to_json())
+            return Version(version.path, manifest)
 
     def add_cards(self) -> list[str]:
         """Gives a model card to versions that were made before there were any, and returns their ids.

@@ -12,12 +12,15 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 from unittest import mock
 
+import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from jsonargparse import _typehints as typehints
 from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
 
 from cifar_lit.models.networks import NETWORKS
 from cifar_lit.models.optimizers import Muon, MuonSGD
+from cifar_lit.models.own_network import as_network, make_working_folder_importable
 from cifar_lit.models.schedules import OneCycle
 
 _OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
@@ -27,16 +30,21 @@ _UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|option '|Key ')([\w.]+)")
 class ClassArgumentParser(ArgumentParser):
     """A parser in which a class that replaces another starts from its own defaults.
 
-    A line of the log names the arguments that were dropped with the replaced class.
+    A line of the log names the arguments that were dropped with the replaced class. Classes may lie in the working
+    folder, and any module is made a `Network`.
     """
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        make_working_folder_importable()
         with _own_arguments(), _own_names():
             return super().parse_args(*args, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
         with _own_arguments(), _own_names():
             return super().parse_object(*args, **kwargs)
+
+    def instantiate(self, *args: Any, instantiators: Any = (), **kwargs: Any) -> Any:
+        return super().instantiate(*args, instantiators=[*(instantiators or ()), (_build, nn.Module, True)], **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         unknown = _UNKNOWN.search(message)
@@ -53,6 +61,10 @@ def _option_names(parser: ArgumentParser) -> list[str]:
         for each in action.choices.values() if isinstance(action.choices, dict) else ():
             names += _option_names(each)
     return names
+
+
+def _build(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
+    return (cls if issubclass(cls, pl.LightningModule) else as_network(cls))(*args, **kwargs)
 
 
 @contextmanager

@@ -19,11 +19,13 @@ from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
+from cifar_lit.data.sources import class_names, is_at_hand, resolve_root
 from cifar_lit.errors import CifarLitError, SettingError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
+from cifar_lit.models.own_network import check_describable
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
 from cifar_lit.seeding import global_seed
@@ -168,11 +170,23 @@ class FitCLI(LightningCLI):
         self.seed = None if self.config.fit.seed_everything is False else global_seed()
         if self.seed is None and "LOCAL_RANK" not in os.environ:  # further processes have their first one's
             pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=False)
+        self._tell_network_the_classes()
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
         keep_freed_memory()
         # Adam's means decay towards 0 where nothing moves, and a CPU takes 100 times as long for the smallest numbers.
         torch.set_flush_denormal(True)
+
+    def _tell_network_the_classes(self) -> None:
+        """The number of classes is the data's; data that is yet to be downloaded is CIFAR-10."""
+        data, network = self.config.fit.data, self.config.fit.model.network
+        root = resolve_root(data.root)
+        if "num_classes" not in network.init_args or (data.download and not is_at_hand(root, data.source)):
+            return
+        before, names = network.init_args.num_classes, class_names(root, data.source, verify=data.verify)
+        if before != len(names):
+            rank_zero_info(f"model.network.num_classes is {len(names)}, as in the data, instead of {before}.")
+            network.init_args.num_classes = len(names)
 
     def instantiate_classes(self) -> None:
         """Builds data, classifier and Trainer.
@@ -208,6 +222,7 @@ class FitCLI(LightningCLI):
 
     def before_fit(self) -> None:
         network, trainer = self.model.network, self.trainer
+        check_describable(network)
         count = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         place = f"{trainer.strategy.root_device}" + (f" x {trainer.world_size}" if trainer.world_size > 1 else "")
         rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")

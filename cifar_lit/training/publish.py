@@ -8,7 +8,6 @@ from typing import Any
 import torch
 
 import cifar_lit
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import RegistryError, VersionDamagedError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation
@@ -67,7 +66,7 @@ def publish(
     metrics = {name: value for split, each in evaluations.items() for name, value in each.named_metrics(split).items()}
     about = About(
         **describe(network),
-        class_names=list(CLASS_NAMES),
+        class_names=list(next(iter(evaluations.values())).class_names),
         metrics=metrics,
         data=dict(data),
         seed=seed,
