@@ -332,7 +332,7 @@ def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     service = SlowService()
     with gr.Blocks() as page:
-        build_classify(service, list(CLASS_NAMES))  # type: ignore[arg-type]
+        build_classify(service)  # type: ignore[arg-type]
     show = next(each.fn for each in page.fns.values() if each.name == "show")
 
     async def choose(data: bytes | None, turn: _Turn) -> Any:

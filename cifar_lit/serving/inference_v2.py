@@ -12,7 +12,7 @@ more than 1,024 levels. Integers beyond 64 bits come as floats, which no field h
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,11 @@ _OUTPUTS = _by_name(
     _Tensor("prediction", "BYTES", ((),), "name of the most probable class"),
     _Tensor("confidence", "FP32", ((),), "probability of that class"),
 )
+
+
+def _outputs(class_names: Sequence[str]) -> dict[str, _Tensor]:
+    """The outputs of a network with these classes."""
+    return _OUTPUTS | {"probabilities": replace(_OUTPUTS["probabilities"], shapes=((len(class_names),),))}
 
 
 @dataclass(frozen=True)
@@ -184,8 +189,9 @@ def render(
     chunks = []
     for wish in request.outputs:
         value = values[wish.name]
-        shape = [request.num_items, *_OUTPUTS[wish.name].shapes[0]]
-        tensor: dict[str, Any] = {"name": wish.name, "datatype": _OUTPUTS[wish.name].datatype, "shape": shape}
+        announced = _outputs(class_names)[wish.name]
+        shape = [request.num_items, *announced.shapes[0]]
+        tensor: dict[str, Any] = {"name": wish.name, "datatype": announced.datatype, "shape": shape}
         if wish.binary:
             chunks.append(value.tobytes() if isinstance(value, np.ndarray) else serialised(value))
             tensor["parameters"] = {"binary_data_size": len(chunks[-1])}
@@ -214,7 +220,7 @@ def model_metadata(version: str, class_names: Sequence[str]) -> dict[str, Any]:
         "versions": [version],
         "platform": PLATFORM,
         "inputs": [tensor.metadata() for tensor in _INPUTS.values()],
-        "outputs": [tensor.metadata() for tensor in _OUTPUTS.values()],
+        "outputs": [tensor.metadata() for tensor in _outputs(class_names).values()],
         # The protocol knows no lists as parameters.
         "parameters": {"class_names": ",".join(class_names), "max_items": MAX_ITEMS},
     }

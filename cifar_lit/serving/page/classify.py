@@ -47,7 +47,7 @@ class _Turn:
         return self.number
 
 
-def build_classify(service: Service, class_names: list[str]) -> gr.Image:
+def build_classify(service: Service) -> gr.Image:
     """Adds the tab's components and events to the page that is being built; gives that of the visitor's picture."""
     turn, turn_of_many = gr.State(_Turn()), gr.State(_Turn())
     with gr.Row(equal_height=False, elem_id="classify"):
@@ -74,7 +74,7 @@ def build_classify(service: Service, class_names: list[str]) -> gr.Image:
         )
         answers = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="answers")
     # Shapes of what programs are answered; the page itself has HTML.
-    label = gr.Label(label="Probabilities", num_top_classes=len(class_names), visible=False)
+    label = gr.Label(label="Probabilities", visible=False)
     sentence = gr.Markdown(label="Sentence", visible=False)
     results = gr.JSON(label="Answers", visible=False)
 

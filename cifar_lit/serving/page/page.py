@@ -4,6 +4,7 @@ import errno
 import logging
 import sys
 from functools import partial
+from html import escape
 
 import gradio as gr
 import httpx
@@ -35,7 +36,8 @@ _QUEUE_SIZE = 64
 
 _log = logging.getLogger(__name__)
 _STATUS_S = 2.0
-_INTRODUCTION = "A small neural network says which of ten things it shows: {classes}."
+_INTRODUCTION = "A small neural network says which of {count} things it shows: {classes}."
+_SHOWN = 20
 
 
 def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, login: Login | None = None) -> None:
@@ -53,7 +55,7 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
         build_choosing()
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
-                picture = build_classify(service, list(CLASS_NAMES))
+                picture = build_classify(service)
             if teacher is not None and login is not None:
                 with gr.Tab("Teach", id="teach", elem_id="tab-teach"):
                     build_teach(service, teacher, login, picture)
@@ -100,10 +102,17 @@ def _remember_descriptions(page: gr.Blocks) -> None:
         block.get_config = partial(dict, block.get_config())  # type: ignore[method-assign]  # a session changes its copy
 
 
+def _header(service: Service) -> str:
+    champion = service.champion
+    *most, last = champion.serving.manifest.class_names if champion.ready else CLASS_NAMES
+    shown = f"{', '.join(most)} or {last}" if len(most) < _SHOWN else f"{', '.join(most[:_SHOWN])} and others"
+    count = {10: "ten"}.get(len(most) + 1, f"{len(most) + 1}")
+    return f"<h1>{TITLE}</h1><p>{_INTRODUCTION.format(count=count, classes=escape(shown))}</p>"
+
+
 def _build_header(page: gr.Blocks, service: Service) -> None:
-    *most, last = CLASS_NAMES
-    introduction = _INTRODUCTION.format(classes=f"{', '.join(most)} or {last}")
-    gr.HTML(f"<h1>{TITLE}</h1><p>{introduction}</p>", elem_id="page-header")
+    header = gr.HTML(_header(service), elem_id="page-header")
+    page.load(lambda: _header(service), None, header, queue=False, show_progress="hidden", api_visibility="private")
     line = gr.HTML(status(service), js_on_load="element.setAttribute('aria-live', 'polite');", elem_id="status")
 
     def follow(before: str | None) -> object:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrections
 from cifar_lit.errors import CifarLitError, DataError, InputError
 from cifar_lit.serving.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
@@ -90,6 +91,11 @@ class Desk:
             DataError: it can't be added.
         """
         said = answer.prediction
+        if tuple(said.probabilities) != CLASS_NAMES:
+            raise DataError(
+                f"{said.version} tells other classes apart than CIFAR-10's, which alone can be corrected here. Give it "
+                "an increment."
+            )
         return await asyncio.to_thread(
             self.teacher.correct, answer.pixels, label, said=said.prediction, version=said.version
         )
