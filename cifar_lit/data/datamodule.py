@@ -115,7 +115,7 @@ class CIFAR10DataModule(pl.LightningDataModule):
                     f"{len(val_rows)} for validation, which decides what is kept. Change --data.val_fraction."
                 )
             self._train_rows, self._val_rows = rows, val_rows
-        if stage in ("fit", "test"):
+        if stage in ("fit", "test", "predict"):
             self.test_set = self.split("test")
 
     @property
@@ -139,6 +139,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DeviceLoader:
         return self._loader(self.test_set, self.eval_batch_size)
+
+    predict_dataloader = test_dataloader
 
     def teardown(self, stage: str) -> None:
         self._on_device.clear()

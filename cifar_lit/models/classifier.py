@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pytorch_lightning as pl
 import torch
@@ -17,8 +17,9 @@ from torchmetrics import CatMetric
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SIZE
 from cifar_lit.errors import DataError, SettingError
 from cifar_lit.evaluation.evaluation import Evaluation, classify
+from cifar_lit.models.hyperparameters import factory, plain
 from cifar_lit.models.networks import Network
-from cifar_lit.models.own_network import describe
+from cifar_lit.models.own_network import build, describe
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.seeding import derive_seed, global_seed
 
@@ -232,6 +233,11 @@ class Classifier(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         self._gather(batch)
 
+    def predict_step(self, batch: Batch | Tensor, batch_idx: int) -> Tensor:
+        """Probabilities (B, K) of images (B, 3, 32, 32), alone or with labels."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return classify(self.network, images, tta_flip=self.tta_flip, tta_shift=self.tta_shift).softmax(1)
+
     def on_validation_epoch_end(self) -> None:
         self._evaluate("val", prog_bar=True)
 
@@ -240,12 +246,40 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = self._hyper_parameters()
         checkpoint["network_description"] = describe(self.network) | {
             "class_names": list(self.class_names or CLASS_NAMES)
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = checkpoint.get("history", [])
+        self.class_names = self.class_names or checkpoint["network_description"].get("class_names")
+
+    def _hyper_parameters(self) -> dict[str, Any]:
+        """The constructor's arguments as plain values, but for the network."""
+        names = ("lr_interval", "monitor", "label_smoothing", "tta_flip", "tta_shift")
+        factories = {"optimizer": plain(self.optimizer), "lr_scheduler": plain(self.lr_scheduler)}
+        return {name: getattr(self, name) for name in names} | factories
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """The classifier of a checkpoint, which says all that is needed.
+
+        Args:
+            checkpoint_path: a `.ckpt` file of this class, whoever trained it: the command line or a script.
+            args: as of Lightning's method.
+            kwargs: likewise, and arguments that take the place of the checkpoint's. An optimizer or a schedule that was
+                given as a function of one's own is not in there, and is the default unless it is given here.
+
+        Raises:
+            NetworkNotFoundError: the network's class is not here, or has changed.
+            SettingError: the optimizer's or the schedule's is not.
+        """
+        checkpoint = torch.load(checkpoint_path, map_location="cpu", weights_only=True)
+        known = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        built = {name: factory(known.get(name)) for name in ("optimizer", "lr_scheduler")}
+        built["network"] = build(checkpoint["network_description"])
+        return super().load_from_checkpoint(checkpoint_path, *args, **built | kwargs)
 
     def _now(self) -> float:
         """Seconds, when all that the device was given is done."""

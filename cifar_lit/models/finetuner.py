@@ -2,7 +2,7 @@
 
 import copy
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -58,6 +58,10 @@ class FineTuner(Classifier):
             for module in self.network.modules():
                 if isinstance(module, _NORMS):
                     module.eval()
+
+    def _hyper_parameters(self) -> dict[str, Any]:
+        own = {name: getattr(self, name) for name in ("batch_norm", "distill", "temperature")}
+        return super()._hyper_parameters() | own
 
     def without_replay(self) -> None:
         """Prepares for learning without old images: the parent's answers are what is left of them."""

@@ -77,6 +77,16 @@ def describe(network: Network) -> dict[str, Any]:
     }
 
 
+def build(about: Mapping[str, Any]) -> Network:
+    """The network, with new weights, that `describe` or an older checkpoint tells of.
+
+    Raises:
+        NetworkNotFoundError: its class is not here, or has changed.
+    """
+    network = about.get("network", about)
+    return find(network)(**network["args"], mean=about["mean"], std=about["std"])
+
+
 def check_describable(network: Network) -> None:
     """Finds out before a training whether its network can be built again from what its version will say.
 

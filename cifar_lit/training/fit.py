@@ -147,6 +147,9 @@ class FitCLI(LightningCLI):
         parser.link_arguments("best.monitor", "early_stopping.monitor")
         parser.link_arguments(("best.monitor", "best.mode"), "early_stopping.mode", compute_fn=stopping_mode)
 
+    def _parse_ckpt_path(self) -> None:
+        """Resuming goes by the options that are given; Lightning would silently replace them by the checkpoint's."""
+
     def before_instantiate_classes(self) -> None:
         trainer = self.config.fit.trainer
         if trainer.precision is None:
