@@ -11,7 +11,8 @@ import cifar_lit
 
 PACKAGE = Path(cifar_lit.__file__).parent
 FLOOR = {"__init__", "cifar10", "errors", "files", "memory", "seeding"}
-ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "serving", "commands", "cli"]
+ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "serving", "api"]
+ROOMS += ["commands", "cli", "__main__"]
 """From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from cifar_lit.commands.options import add_from, add_registry, print_json, registry_of
+from cifar_lit.commands.options import add_from, add_registry, print_json, registry_to_read_of
 from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import ImageSet
@@ -44,7 +44,7 @@ def run(args: list[str]) -> int:
         return 0
     if own.npz is not None:
         return _test_on_arrays(own, rest)
-    model = load_model(own.reference, registry_of(own))
+    model = load_model(own.reference, registry_to_read_of(own))
     split = model.version.manifest.data["split"] if model.version else {"val_fraction": None, "seed": None}
     if None not in split.values():
         # Unless told otherwise, validation means the images that this version was not trained on.
@@ -75,7 +75,7 @@ def _test_on_arrays(own: argparse.Namespace, rest: list[str]) -> int:
     if len(own.npz) > 2:
         raise SettingError(f"--data.npz names {len(own.npz)} files, expected FILE, or images and labels.")
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(own.reference, registry_of(own), device)
+    model = load_model(own.reference, registry_to_read_of(own), device)
     try:
         with open_labelled(own.npz, Form(own.x, own.y), prefer="x_test") as arrays:
             for each in (*arrays.notes, *(f"convert: {each}" for each in arrays.words)):

@@ -9,7 +9,7 @@ import torch
 
 from cifar_lit import __version__
 from cifar_lit.commands.data_options import add_data, find_test_set
-from cifar_lit.commands.options import add_registry, registry_of
+from cifar_lit.commands.options import add_registry, registry_to_read_of
 from cifar_lit.data import synthetic
 from cifar_lit.errors import DataError
 from cifar_lit.files import replace_synced
@@ -25,7 +25,7 @@ def run(args: list[str]) -> int:
     out: Path = namespace.out
     if out.exists() and not out.is_file():
         raise DataError(f"--out {out} is a folder or a special file. Name a file.")
-    model = load_model(namespace.version, registry_of(namespace))
+    model = load_model(namespace.version, registry_to_read_of(namespace))
     try:
         if namespace.format == "onnx":
             _export_onnx(model, out, _images(namespace))

@@ -7,6 +7,7 @@ from typing import Any
 
 from cifar_lit.errors import SettingError
 from cifar_lit.registry.registry import LATEST, Registry
+from cifar_lit.registry.shipped import registry_to_read
 
 
 def add_registry(parser: argparse.ArgumentParser) -> None:
@@ -30,6 +31,11 @@ def add_from(parser: argparse.ArgumentParser) -> None:
 
 def registry_of(namespace: argparse.Namespace) -> Registry:
     return Registry(namespace.registry)
+
+
+def registry_to_read_of(namespace: argparse.Namespace) -> Registry:
+    """The same, or the shipped one where there is none yet."""
+    return registry_to_read(namespace.registry)
 
 
 def refuse_to_replace(path: Path, option: str, force: bool) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from cifar_lit.commands.options import add_from, add_registry, registry_of
+from cifar_lit.commands.options import add_from, add_registry, registry_to_read_of
 from cifar_lit.data import arrays
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
@@ -39,7 +39,7 @@ Rows = Sequence[Row]
 def run(args: list[str]) -> int:
     namespace = _parser().parse_args(args[1:])
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(namespace.reference, registry_of(namespace), device)
+    model = load_model(namespace.reference, registry_to_read_of(namespace), device)
     predictor = Predictor(model.network, model.class_names, model.name)
     files = _files(namespace.paths)
     rows, left = _predict(predictor, files, namespace.x)

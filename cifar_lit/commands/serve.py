@@ -6,7 +6,7 @@ import os
 import shlex
 from pathlib import Path
 
-from cifar_lit.commands.options import add_registry, registry_of
+from cifar_lit.commands.options import add_registry, registry_of, registry_to_read_of
 from cifar_lit.errors import CifarLitError, SettingError
 
 _KEYS_VARIABLE = "CIFAR_LIT_API_KEYS"
@@ -68,7 +68,8 @@ def run(args: list[str]) -> int:
     keys = os.environ.get(_KEYS_VARIABLE, "").split(",")
     app = create_app(
         Options(
-            registry=registry_of(namespace).root,
+            # What is taught becomes a version, and none is written where the package is installed.
+            registry=(registry_of if namespace.teach else registry_to_read_of)(namespace).root,
             hosts=None if _ANY_HOST in hosts else [*hosts, *LOOPBACK],
             api_keys=frozenset(key.strip() for key in keys if key.strip()),
             requests_per_minute=namespace.requests_per_minute,

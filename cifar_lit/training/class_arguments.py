@@ -7,7 +7,8 @@ jsonargparse hands the arguments of a replaced class on to the class that replac
 
 import difflib
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 from unittest import mock
@@ -22,6 +23,7 @@ from cifar_lit.models.networks import NETWORKS
 from cifar_lit.models.optimizers import Muon, MuonSGD
 from cifar_lit.models.own_network import as_network, make_working_folder_importable
 from cifar_lit.models.schedules import OneCycle
+from cifar_lit.registry.shipped import config_path
 
 _OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
 _UNKNOWN = re.compile(r"(?:unrecognized arguments: -*|option '|Key ')([\w.]+)")
@@ -35,9 +37,10 @@ class ClassArgumentParser(ArgumentParser):
     """
 
     def parse_args(self, *args: Any, **kwargs: Any) -> Any:
+        given, *rest = args or (None,)
         make_working_folder_importable()
         with _own_arguments(), _own_names():
-            return super().parse_args(*args, **kwargs)
+            return super().parse_args(_with_config_paths(sys.argv[1:] if given is None else given), *rest, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
         with _own_arguments(), _own_names():
@@ -61,6 +64,18 @@ def _option_names(parser: ArgumentParser) -> list[str]:
         for each in action.choices.values() if isinstance(action.choices, dict) else ():
             names += _option_names(each)
     return names
+
+
+def _with_config_paths(args: Sequence[str]) -> list[str]:
+    """`--config quick` as `--config .../quick.yaml`."""
+    found = []
+    for before, arg in zip(["", *args], args, strict=False):
+        if before == "--config":
+            arg = config_path(arg)
+        elif arg.startswith("--config="):
+            arg = f"--config={config_path(arg.removeprefix('--config='))}"
+        found.append(arg)
+    return found
 
 
 def _build(cls: Any, /, *args: Any, **kwargs: Any) -> Any:
