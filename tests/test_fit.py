@@ -376,6 +376,36 @@ def test_published_weights_are_float32_whatever_the_precision_of_the_training(pr
     assert {value.dtype for value in weights(registry, "v0001").values()} == {torch.float32, torch.int64}
 
 
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
+def test_processes_that_give_nothing_back_are_refused_before_training(strategy: str, fit: Fit, capsys):
+    assert fit("--trainer.strategy", strategy, "--trainer.accelerator", "cpu") == 2
+    assert (
+        f"trainer.strategy is '{strategy}', whose processes do not give their results back" in capsys.readouterr().err
+    )
+    assert Registry("checkpoints").ids() == []
+
+
+def test_the_classes_are_the_datas(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    from PIL import Image
+
+    for split in ("train", "test"):
+        for label, name in enumerate(("apple", "pear", "plum")):
+            for number in range(20):
+                path = tmp_path / "fruit" / split / name / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.new("RGB", (40, 48), (80 * label, number, 9)).save(path)
+    assert fit("--data.source", "auto", "--data.root", "fruit", "--data.batch_size", "8") == 0
+    assert "model.network.num_classes is 3, as in the data, instead of 10." in caplog.text
+    manifest = Registry("checkpoints").resolve("latest").manifest
+    assert manifest.class_names == ["apple", "pear", "plum"]
+    assert manifest.network["args"]["num_classes"] == 3
+    assert main(["predict", "fruit/test/pear/0.png", "--format", "csv", "--out", "answer.csv"]) == 0
+    assert Path("answer.csv").read_text().startswith("file,prediction,confidence,apple,pear,plum,version\n")
+    assert main(["export", "latest", "--format", "npz", "--out", "weights.npz"]) == 0
+    assert main(["test", "--from", "weights.npz", "--data.root", "fruit"]) == 0
+    assert main(["test", "--data.source", "synthetic"]) == 2
+
+
 def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
     assert fit("--trainer.logger", "false") == 0
     assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}

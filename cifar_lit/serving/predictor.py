@@ -81,9 +81,12 @@ class Predictor:
             class_name: one of the network's.
 
         Returns:
-            float32 (32, 32), 0..1; all 0 if nothing spoke for the class.
+            float32 (32, 32), 0..1; all 0 if nothing spoke for the class, or the network has no convolution.
         """
-        last = [module for module in self.network.modules() if isinstance(module, nn.Conv2d)][-1]
+        convolutions = [module for module in self.network.modules() if isinstance(module, nn.Conv2d)]
+        if not convolutions:
+            return np.zeros(image.shape[:2], np.float32)
+        last = convolutions[-1]
         seen: list[Tensor] = []
         hook = last.register_forward_hook(lambda module, inputs, output: seen.append(output))
         try:

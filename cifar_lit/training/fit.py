@@ -15,6 +15,7 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
@@ -219,6 +220,11 @@ class FitCLI(LightningCLI):
             kwargs["profiler"] = NoProfiler()
         kwargs["plugins"] = [*as_list(configured.plugins), SyncedCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
+        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+            raise SettingError(
+                f"trainer.strategy is {configured.strategy!r}, whose processes do not give their results back, so that "
+                "no version could be made. Choose ddp."
+            )
         for logger in trainer.loggers:
             _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
         return trainer
