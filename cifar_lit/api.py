@@ -1,4 +1,4 @@
-"""The package from Python: load a model and predict, list versions, train.
+"""The package from Python: load a model and predict, list versions, train. `cifar_lit` has all of it.
 
 >>> import cifar_lit
 >>> model = cifar_lit.load()
