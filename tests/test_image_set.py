@@ -158,3 +158,18 @@ def test_two_sets_added_are_one_after_the_other() -> None:
     assert torch.equal(both.images, torch.cat([first.images, second.images]))
     assert both.source == "test + test"
     assert (len(first), len(second)) == (6, 3)
+
+
+def test_a_split_of_many_classes_keeps_each_of_them() -> None:
+    labels = torch.arange(1000) % 100
+    _, val = stratified_split(labels, 0.2, seed=0)
+    assert torch.bincount(labels[val], minlength=100).tolist() == [2] * 100
+
+
+def test_class_names_go_with_the_images() -> None:
+    names = tuple(f"kind {label}" for label in range(300))
+    images = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
+    data = ImageSet(images, torch.tensor([1, 257]), "drawn", names)
+    assert data.subset(torch.tensor([1])).class_names == (data + data).class_names == names
+    other = ImageSet(images, torch.tensor([1, 1]), "drawn", names)
+    assert data.sha256 != other.sha256

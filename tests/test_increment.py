@@ -178,3 +178,11 @@ def test_other_arrays_are_left_out_with_a_word(tmp_path: Path, caplog: pytest.Lo
     assert caplog.messages == [
         f"warning: {tmp_path / 'day.npz'}: 'names', 'meta' left out: an increment is 'x_new', 'y_new'."
     ]
+
+
+def test_labels_are_those_of_the_given_classes(tmp_path: Path) -> None:
+    path = tmp_path / "day.npz"
+    np.savez(path, x_new=PIXELS[:3], y_new=np.array([0, 2, 1]))
+    assert increment.read(path, ("apple", "pear", "plum")).class_names == ("apple", "pear", "plum")
+    with pytest.raises(IncrementError, match=r"row 1 is 2 \(of 1 such rows\), expected 0\.\.1\."):
+        increment.read(path, ("apple", "pear"))

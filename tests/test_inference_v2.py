@@ -615,3 +615,14 @@ def test_model_metadata_describes_what_requests_and_answers_hold() -> None:
 def test_server_metadata_names_the_extension() -> None:
     metadata = server_metadata("0.1.0")
     assert (metadata["version"], metadata["extensions"]) == ("0.1.0", ["binary_tensor_data"])
+
+
+def test_the_outputs_have_as_many_probabilities_as_there_are_classes() -> None:
+    names = ["apple", "pear", "plum"]
+    announced = model_metadata("v0007", names)["outputs"][0]
+    assert (announced["name"], announced["shape"]) == ("probabilities", [-1, 3])
+    request = parse(as_json(image()), None)
+    body, _ = render(request, version="v0007", class_names=names, probabilities=np.array([[0.1, 0.7, 0.2]]))
+    outputs = {each["name"]: each for each in json.loads(body)["outputs"]}
+    assert outputs["probabilities"]["shape"] == [1, 3]
+    assert outputs["prediction"]["data"] == ["pear"]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -35,6 +36,7 @@ from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.page import answer as shown
 from cifar_lit.serving.page.classify import _Turn, build_classify
 from cifar_lit.serving.page.examples import load_examples
+from cifar_lit.serving.page.page import _header
 from cifar_lit.serving.page.uploads import read_picture
 from cifar_lit.serving.predictor import Prediction, Predictor
 from cifar_lit.serving.service import Answer, Limits
@@ -417,3 +419,16 @@ def test_real_images_have_the_probabilities_of_the_test_loop(tmp_path: Path):
         with ThreadPoolExecutor(8) as several:
             found = torch.tensor(list(several.map(asked, paths)), dtype=torch.float64)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["apple", "pear", "<plum>"], "which of 3 things it shows: apple, pear or &lt;plum&gt;."),
+        ([f"kind {label}" for label in range(100)], "which of 100 things it shows: kind 0, "),
+    ],
+)
+def test_the_header_names_the_champions_classes(names: list[str], words: str) -> None:
+    manifest = SimpleNamespace(class_names=names)
+    champion = SimpleNamespace(ready=True, serving=SimpleNamespace(manifest=manifest))
+    assert words in _header(SimpleNamespace(champion=champion))  # type: ignore[arg-type]

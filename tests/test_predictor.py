@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import ImageError, VersionDamagedError
-from cifar_lit.models.networks import ThreeBlockCNN
+from cifar_lit.models.networks import Network, ThreeBlockCNN
 from cifar_lit.serving.predictor import Predictor
 
 IMAGES = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -186,3 +187,17 @@ def test_a_network_that_can_be_frozen_answers_frozen(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(network, "frozen", lambda: lambda images: torch.eye(10, dtype=torch.float64)[: len(images)])
     answers = Predictor(network, list(CLASS_NAMES), "v0001").predict(torch.zeros(3, 32, 32, 3, dtype=torch.uint8))
     assert [answer.prediction for answer in answers] == list(CLASS_NAMES[:3])
+
+
+def test_a_network_without_a_convolution_has_a_dark_heat_map() -> None:
+    class Flat(Network):
+        def __init__(self) -> None:
+            super().__init__({}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+            self.layer = torch.nn.Linear(3072, 10)
+
+        def logits(self, images: Tensor) -> Tensor:
+            return self.layer(images.flatten(1))
+
+    heat = Predictor(Flat().eval(), list(CLASS_NAMES), "v0001").heat_map(IMAGES[0].numpy(), CAT)
+    assert heat.shape == (32, 32)
+    assert not heat.any()
