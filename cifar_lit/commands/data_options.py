@@ -31,6 +31,14 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="images that 'synthetic' draws (default: %(default)s)",
     )
 
+    parser.add_argument(
+        "--data.verify",
+        dest="verify",
+        choices=("true", "false"),
+        default="true",
+        help="refuse files in the official form whose content is another one (default: %(default)s)",
+    )
+
 
 def read_data(namespace: argparse.Namespace, split: Split) -> ImageSet:
     """One split of the data set that the options name.
@@ -42,7 +50,13 @@ def read_data(namespace: argparse.Namespace, split: Split) -> ImageSet:
     if namespace.num_synthetic < 1:
         raise SettingError(f"--data.num_synthetic is {namespace.num_synthetic}, expected 1 or more.")
     source: Source = namespace.data_source or "auto"
-    return read_split(split, resolve_root(namespace.data_root), source, num_synthetic=namespace.num_synthetic)
+    return read_split(
+        split,
+        resolve_root(namespace.data_root),
+        source,
+        num_synthetic=namespace.num_synthetic,
+        verify=namespace.verify == "true",
+    )
 
 
 def is_named(namespace: argparse.Namespace) -> bool:

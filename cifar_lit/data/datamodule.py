@@ -102,6 +102,8 @@ class CIFAR10DataModule(pl.LightningDataModule):
     @property
     def class_names(self) -> list[str]:
         """Of the data, in label order."""
+        if self._splits:
+            return list(next(iter(self._splits.values())).class_names)
         return list(class_names(self.root, self.source, verify=self.verify))
 
     def setup(self, stage: str) -> None:

@@ -41,7 +41,7 @@ BATCH_MD5 = {
     "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
 }
 
-_FETCH = "Fetch the official files into another folder (--data.download true --data.root DIR)"
+_FETCH = "Fetch the official files into another folder (CIFAR-10's: --data.download true --data.root DIR)"
 _TIMEOUT_S = 30
 _CHUNK_BYTES = 1 << 16
 

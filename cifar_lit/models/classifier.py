@@ -1,6 +1,5 @@
 """The LightningModule around a network."""
 
-import copy
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, Self
@@ -18,6 +17,7 @@ from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SIZE
 from cifar_lit.errors import DataError, SettingError
 from cifar_lit.evaluation.evaluation import Evaluation, classify
 from cifar_lit.models.hyperparameters import factory, plain
+from cifar_lit.models.network import check_outputs
 from cifar_lit.models.networks import Network
 from cifar_lit.models.own_network import build, describe
 from cifar_lit.models.schedules import OneCycle
@@ -117,14 +117,7 @@ class Classifier(pl.LightningModule):
                 f"the data's classes are {_listed(names)}, the network's {_listed(self.class_names)}. Name other data "
                 "with --data.root, or another network."
             )
-        image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=self.device)
-        with torch.no_grad():
-            shape = tuple(copy.deepcopy(self.network).eval()(image).shape)
-        if shape != (1, len(names)):
-            raise SettingError(
-                f"{type(self.network).__name__} gives logits {shape} of one image, expected (1, {len(names)}): the "
-                "data's classes. Set its number of classes."
-            )
+        check_outputs(self.network, len(names), self.device)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = [

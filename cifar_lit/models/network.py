@@ -3,6 +3,7 @@
 Shapes: B batch, C channels, H = W = 32, K classes.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar_lit.cifar10 import IMAGE_SIZE
+from cifar_lit.errors import SettingError
 
 
 class Network(nn.Module, ABC):
@@ -72,6 +74,22 @@ class Network(nn.Module, ABC):
             "vectors": [weight for weight in trained if weight.ndim <= 1],
         }
         return {name: weights for name, weights in groups.items() if weights}
+
+
+def check_outputs(network: Network, num_classes: int, device: torch.device | str = "cpu") -> None:
+    """Asks a network, which is not changed, for its logits of one image.
+
+    Raises:
+        SettingError: they are not as many as there are classes.
+    """
+    image = torch.zeros(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8, device=device)
+    with torch.no_grad():
+        shape = tuple(copy.deepcopy(network).eval()(image).shape)
+    if shape != (1, num_classes):
+        raise SettingError(
+            f"{type(network).__name__} gives logits {shape} of one image, expected (1, {num_classes}), the data's "
+            "classes. Set its number of classes."
+        )
 
 
 def _everywhere(values: Tensor) -> Tensor:

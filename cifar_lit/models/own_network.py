@@ -164,7 +164,9 @@ def find(network: Mapping[str, object]) -> type[Network]:
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         raise NetworkNotFoundError(f"its network {import_path} is no torch.nn.Module.")
     cls: Any = found
-    return as_network(cls)
+    own = as_network(cls)
+    origin(own)  # remembered as it is now: the file may change while its network is trained
+    return own
 
 
 class ChangedNetworkError(NetworkNotFoundError):

@@ -15,12 +15,10 @@ import torch
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
-from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
 from pytorch_lightning.utilities import rank_zero_info
 from tqdm import tqdm
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
-from cifar_lit.data.sources import class_names, is_at_hand, resolve_root
 from cifar_lit.errors import CifarLitError, SettingError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import evaluate
@@ -37,9 +35,11 @@ from cifar_lit.training.fit_options import (
     as_list,
     loggers,
     newest_checkpoint,
+    refuse_lost_results,
     root_cause,
     several_devices,
     stopping_mode,
+    take_classes_from_data,
 )
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.lean import LeanSteps, NoProfiler
@@ -174,23 +174,12 @@ class FitCLI(LightningCLI):
         self.seed = None if self.config.fit.seed_everything is False else global_seed()
         if self.seed is None and "LOCAL_RANK" not in os.environ:  # further processes have their first one's
             pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=False)
-        self._tell_network_the_classes()
+        take_classes_from_data(self.config.fit.model.network, self.config.fit.data)
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
         keep_freed_memory()
         # Adam's means decay towards 0 where nothing moves, and a CPU takes 100 times as long for the smallest numbers.
         torch.set_flush_denormal(True)
-
-    def _tell_network_the_classes(self) -> None:
-        """The number of classes is the data's; data that is yet to be downloaded is CIFAR-10."""
-        data, network = self.config.fit.data, self.config.fit.model.network
-        root = resolve_root(data.root)
-        if "num_classes" not in network.init_args or (data.download and not is_at_hand(root, data.source)):
-            return
-        before, names = network.init_args.num_classes, class_names(root, data.source, verify=data.verify)
-        if before != len(names):
-            rank_zero_info(f"model.network.num_classes is {len(names)}, as in the data, instead of {before}.")
-            network.init_args.num_classes = len(names)
 
     def instantiate_classes(self) -> None:
         """Builds data, classifier and Trainer.
@@ -220,11 +209,7 @@ class FitCLI(LightningCLI):
             kwargs["profiler"] = NoProfiler()
         kwargs["plugins"] = [*as_list(configured.plugins), SyncedCheckpointIO()]
         trainer = super().instantiate_trainer(callbacks=callbacks, **kwargs)
-        if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-            raise SettingError(
-                f"trainer.strategy is {configured.strategy!r}, whose processes do not give their results back, so that "
-                "no version could be made. Choose ddp."
-            )
+        refuse_lost_results(trainer, configured.strategy)
         for logger in trainer.loggers:
             _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
         return trainer

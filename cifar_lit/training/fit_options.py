@@ -3,8 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 from jsonargparse import Namespace
+from pytorch_lightning.strategies.launchers import _MultiProcessingLauncher
+from pytorch_lightning.utilities import rank_zero_info
 
+from cifar_lit.data.sources import class_names, is_at_hand, resolve_root
 from cifar_lit.errors import SettingError
 from cifar_lit.training.best_checkpoint import LAST, Mode, mode_of
 
@@ -25,6 +29,34 @@ def several_devices(num: int, batch_size: int) -> str:
         f"does, set --data.batch_size {max(1, batch_size // num)}. To keep the larger steps, multiply the learning "
         f"rate by {num} for SGD, by {num**0.5:.2f} for Adam and Muon (docs/scaling.md)."
     )
+
+
+def take_classes_from_data(network: Namespace, data: Namespace) -> None:
+    """Sets a network's number of classes to the data's; data that is yet to be downloaded is CIFAR-10.
+
+    Raises:
+        DataError: there is no data, or it is damaged.
+    """
+    root = resolve_root(data.root)
+    if "num_classes" not in network.init_args or (data.download and not is_at_hand(root, data.source)):
+        return
+    before, names = network.init_args.num_classes, class_names(root, data.source, verify=data.verify)
+    if before != len(names):
+        rank_zero_info(f"model.network.num_classes is {len(names)}, as in the data, instead of {before}.")
+        network.init_args.num_classes = len(names)
+
+
+def refuse_lost_results(trainer: pl.Trainer, strategy: Any) -> None:
+    """Refuses strategies that train in processes which end with what they know.
+
+    Raises:
+        SettingError: it is one.
+    """
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise SettingError(
+            f"trainer.strategy is {strategy!r}, whose processes do not give their results back, so that no version "
+            "could be made. Choose ddp."
+        )
 
 
 def root_cause(error: BaseException) -> BaseException:
