@@ -24,6 +24,8 @@ class ReplayLoader:
         old: images to replay, on the same device.
         num_old: old images added to each batch, drawn with replacement.
         sampling: "uniform" draws every old image equally often, "balanced" every class that occurs.
+        weights: float64 (N,), how often each old image is drawn beside the others of its class ("balanced") or beside
+            all others ("uniform"), on the device of the old images; equally often if left out.
 
     Yields:
         (images, labels) as `new` does, the new images first.
@@ -31,12 +33,24 @@ class ReplayLoader:
 
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
 
-    def __init__(self, new: DeviceLoader, old: ImageSet, num_old: int, sampling: Sampling = "uniform") -> None:
+    def __init__(
+        self,
+        new: DeviceLoader,
+        old: ImageSet,
+        num_old: int,
+        sampling: Sampling = "uniform",
+        weights: Tensor | None = None,
+    ) -> None:
         self.new = new
         self.old = old
         self.num_old = num_old
-        counts = torch.bincount(old.labels, minlength=NUM_CLASSES).to(torch.float64)
-        self._weights = 1 / counts[old.labels] if sampling == "balanced" else None
+        self._weights = weights
+        if sampling == "balanced":
+            weights = (
+                torch.ones(len(old), dtype=torch.float64, device=old.labels.device) if weights is None else weights
+            )
+            of_class = torch.bincount(old.labels, weights, minlength=NUM_CLASSES)
+            self._weights = weights / of_class[old.labels]
 
     @property
     def sampler(self) -> DeviceLoader:

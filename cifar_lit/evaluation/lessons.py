@@ -11,13 +11,14 @@ from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.comparison import Comparison
 
 Comparisons = Mapping[str, Comparison]
-"""By the name of the images: "old", "new", "learned", "test"; only those that there are."""
+"""By the name of the images: "old", "earlier", "new", "learned", "test"; only those that there are."""
 
 _FLIPS_LISTED = 20
 _FLIPS_SHOWN = 8
 
 MEANING = {
     "old": "old images, held out from all training",
+    "earlier": "images held out of earlier increments",
     "new": "new images, held out",
     "learned": "new images, learned from",
     "test": "test images",

@@ -4,7 +4,7 @@
     FOLDER/corrections/used/      those that a promoted version has learned, by its id
     FOLDER/uploads/               visitors' files and the reports about them, for an hour
     FOLDER/jobs/<time>/           a fine-tuning: its log.txt, and while it runs what it learns from
-    FOLDER/learned/<sha256>.npz   increments that promoted versions have learned, to be replayed later
+    FOLDER/learned/<sha256>.npz   increments that versions of earlier releases have learned, to be replayed
 
 Visitors' files are opened by other processes alone. Knows nothing of pages and of HTTP.
 """

@@ -4,7 +4,6 @@ a process of its own."""
 import asyncio
 import json
 import logging
-import os
 import shutil
 import time
 from collections import deque
@@ -74,12 +73,17 @@ class Places:
     Attributes:
         corrections: those that wait; what a promoted version has learned goes to its `used/`.
         jobs: a folder for each fine-tuning.
-        learned: increments that promoted versions have learned, by their SHA-256.
+        learned: increments that versions have learned with earlier releases, by their SHA-256; the registry keeps those
+            of today.
     """
 
     corrections: Path
     jobs: Path
     learned: Path
+
+    def used(self, version_id: str) -> Path:
+        """Where the corrections lie that a version has learned."""
+        return self.corrections / "used" / version_id
 
 
 class Tuning:
@@ -125,7 +129,7 @@ class Tuning:
         try:
             version = await self._learn(increment)
             try:
-                await asyncio.to_thread(self._keep, version)
+                await asyncio.to_thread(self._put_away, version)
             finally:  # there is a version, whatever happens now
                 self._end(version.manifest.standing, version.manifest.reason)
         except (CifarLitError, OSError) as error:
@@ -163,7 +167,8 @@ class Tuning:
             *self._options,
             *("--registry", str(self._registry.root), "--data.increments", str(npz)),
             *(["--data.old_increments", *map(str, before)] if before else []),
-            *("--trainer.enable_progress_bar", "false", "--progress", "--json"),
+            *(["--data.corrections", "true"] if increment is None else []),
+            *("--any-standing", "--trainer.enable_progress_bar", "false", "--progress", "--json"),
         )
         version = self._registry.get(json.loads(output)["id"])
         self._change(version=version.id, figures=_figures(version))
@@ -198,24 +203,18 @@ class Tuning:
         self._job = replace(self.job, state=state, reason=reason, done=done)
 
     def _learned_before(self) -> list[Path]:
-        """The increments that the champion has learned, as far as they were kept."""
+        """The increments that the champion has learned and that an earlier release kept here."""
         champion = self._registry.champion()
         known = champion.manifest.data.get("increments", []) if champion else []
         paths = [self._places.learned / f"{each['sha256']}.npz" for each in known]
         return [path for path in dict.fromkeys(paths) if path.is_file()]
 
-    def _keep(self, version: Version) -> None:
-        """Keeps what a promoted version has learned, and puts its corrections away."""
-        if version.manifest.standing != "promoted":
+    def _put_away(self, version: Version) -> None:
+        """Puts the corrections away that a promoted version has learned."""
+        if version.manifest.standing != "promoted" or not self._copied.is_dir():
             return
         try:
-            self._places.learned.mkdir(exist_ok=True)
-            (npz,) = self._folder.glob("*.npz")
-            digest = version.manifest.data["increments"][-1]["sha256"]
-            os.replace(npz, self._places.learned / f"{digest}.npz")
-            if self._copied.is_dir():
-                used = self._places.corrections / "used" / version.id
-                corrections.settle(self._places.corrections, self._copied, used)
+            corrections.settle(self._places.corrections, self._copied, self._places.used(version.id))
         except (CifarLitError, OSError) as error:  # the version is served all the same
             _log.warning("what %s has learned can't be put away: %s", version.id, error)
 
