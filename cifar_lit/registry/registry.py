@@ -259,17 +259,24 @@ class Registry:
             self.history.record("reject", version.id, reason)
             return version
 
-    def rollback(self, reason: str) -> Version:
+    def rollback(self, reason: str, *, champion_id: str = "") -> Version:
         """Brings back the version that was served before the champion; the champion becomes rejected.
+
+        Args:
+            reason: kept as `promote` does.
+            champion_id: which champion is meant; not checked if left out.
 
         Returns:
             The champion from now on.
 
         Raises:
             RegistryError: no whole version was served before.
+            ChampionChangedError: the champion is another one.
         """
         with self._explained("nothing was rolled back"), self._locked():
             champion = self.resolve(LATEST)
+            if champion_id not in ("", champion.id):
+                raise ChampionChangedError(f"the champion is {champion.id}, no longer {champion_id}.")
             earlier = self._served_before(champion)
             # The pointer moves first: whatever happens next, the version that is served is a promoted one.
             replace_synced(self.root / _CHAMPION, f"{earlier.id}\n".encode())
