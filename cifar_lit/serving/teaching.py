@@ -216,6 +216,19 @@ class Teacher:
         await tuning.taken.wait()
         return tuning.job
 
+    async def undo(self, *, discard: bool) -> None:
+        """Brings back the version that answered before the last fine-tuning.
+
+        Args:
+            discard: leave the corrections that it learned put away; else they wait again.
+
+        Raises:
+            CifarLitError: as `Tuning.undo` says.
+        """
+        if self._tuning is None:
+            raise SettingError("There is nothing to undo: no fine-tuning has ended since the server started.")
+        await asyncio.to_thread(self._tuning.undo, discard=discard)
+
     async def wait(self) -> Job | None:
         """The last fine-tuning, when it has ended."""
         if self._task is not None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cifar_lit.data import corrections
-from cifar_lit.errors import CifarLitError, DataError
+from cifar_lit.errors import CifarLitError, DataError, SettingError
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.serving import child
@@ -26,7 +26,7 @@ _ERROR = "error: "
 
 _log = logging.getLogger(__name__)
 
-State = Literal["running", "promoted", "candidate", "rejected", "failed", "stopped"]
+State = Literal["running", "promoted", "candidate", "rejected", "failed", "stopped", "undone"]
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Job:
 
     Attributes:
         id: names its folder.
-        state: running, what the gate decided, failed or stopped.
+        state: running, what the gate decided, failed, stopped, or undone after it was promoted.
         stage: what it does, in words.
         done: share of the whole, 0..1; never falls.
         version: id of the version that it made.
+        parent: id of the version that it was made from.
         reason: the gate's, or why it failed.
         figures: of the version, by what was measured: "old" images, held-out "new" ones, those that it "learned" from,
             "test" images; only those that there are.
@@ -60,6 +61,7 @@ class Job:
     stage: str = "starting"
     done: float = 0.0
     version: str | None = None
+    parent: str | None = None
     reason: str = ""
     figures: dict[str, Figures] = field(default_factory=dict)
     log: tuple[str, ...] = ()
@@ -142,6 +144,30 @@ class Tuning:
         """Says why it failed, whoever ends it now."""
         self._end("failed", reason)
 
+    def undo(self, *, discard: bool) -> None:
+        """Brings back the version that answered before, if the one that this made does.
+
+        Args:
+            discard: leave the corrections that it learned put away; else they wait again.
+
+        Raises:
+            SettingError: it was not promoted, or is undone already.
+            RegistryError: another version is the champion by now, or the registry can't be written.
+            DataError: the corrections can't be brought back; the version is.
+        """
+        job = self._job
+        if job.state != "promoted" or job.version is None:
+            raise SettingError("There is nothing to undo: no fine-tuning has changed the version that answers.")
+        self._job = replace(job, state="undone", reason="It was undone.")
+        try:
+            self._registry.rollback("undone on the page", champion_id=job.version)
+        except BaseException:
+            self._job = job
+            raise
+        used = self._places.used(job.version)
+        if used.is_dir() and not discard:
+            corrections.bring_back(used, self._places.corrections)
+
     def close(self) -> None:
         """Leaves nothing but the log. To be called once, when `run` has ended in whatever way."""
         self.taken.set()
@@ -171,7 +197,7 @@ class Tuning:
             *("--any-standing", "--trainer.enable_progress_bar", "false", "--progress", "--json"),
         )
         version = self._registry.get(json.loads(output)["id"])
-        self._change(version=version.id, figures=_figures(version))
+        self._change(version=version.id, parent=version.manifest.parent, figures=_figures(version))
         return version
 
     @property
