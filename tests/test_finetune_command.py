@@ -7,6 +7,7 @@ import json
 import os
 import resource
 import shutil
+import signal
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -613,6 +614,48 @@ def test_a_network_with_other_arguments_keeps_them(
     assert manifest.network == registry.get("v0003").manifest.network
     assert manifest.network["args"]["hidden"] == tiny_network().args["hidden"]
     assert manifest.parent == "v0003"
+
+
+# Ctrl-C and threads
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ("cifar_lit.models.finetuner.FineTuner.loss", "No version was made; the registry is as it was."),
+        ("cifar_lit.data.finetune_data.similar.duplicates", "No version was made; the registry is as it was."),
+        ("cifar_lit.registry.registry.Registry.promote", "v0003 was made meanwhile."),
+    ],
+    ids=["learning", "reading", "publishing"],
+)
+def test_ctrl_c_is_status_130_and_says_what_was_kept(
+    where: str,
+    said: str,
+    finetune: Call,
+    learner: Registry,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    with monkeypatch.context() as patch:
+        patch.setattr(where, interrupted)
+        assert finetune("a.npz", *FASTER) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == f"Stopped by Ctrl-C. {said}"
+    assert signal.getsignal(signal.SIGINT) == before
+    assert learner.resolve("latest").id == "v0001"
+    assert set(learner.verify().values()) == {None}
+
+
+def test_the_threads_that_were_free_stand_in_the_config_so_that_it_runs_again_alike(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_lit.commands.finetune.free_cores", lambda: 1)
+    quick = [each for each in QUICK if each not in ("--threads", "1")]
+    assert main(["finetune", *DRAWN, *QUIET, *quick, "--data.increments", "a.npz"]) == NOT_PROMOTED
+    assert "threads: 1\n" in registry.get("v0003").read("config.yaml").decode()
 
 
 # Progress
