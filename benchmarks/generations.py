@@ -5,7 +5,7 @@
 The first parent is the shipped v0001. It has never seen the test images and the 2,500 validation images that judge.
 So the increments are made of a random half of the test images, and all is measured on the other half: ten increments
 of 500 images, five kinds in a random order, then in another one. After each, the accuracy of the version that is served
-then on the 5,000 test images as they are, and on 2,000 of them changed to each kind. Three systems:
+then on the 5,000 test images as they are, and on 2,500 of them changed to each kind. Three systems:
 
 - ours: `cifar-lit finetune` from the champion with its defaults, in a registry of its own;
 - e14267a: the same with the code of that commit, before versions remembered increments;
@@ -53,7 +53,7 @@ from cifar_lit.training.fit import hush_lightning
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "generations.json"
-NUM_STEPS, NUM_MEASURED = 10, 2_000
+NUM_STEPS, NUM_MEASURED = 10, 2_500
 BEFORE = "e14267a"
 SYSTEMS = ("ours", "replay", BEFORE)
 BUFFER, HALF_BATCH, NUM_IMAGES = 2_000, 64, 6 * 400
