@@ -41,10 +41,10 @@ from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
-from cifar_lit.training.blend import Judged
+from cifar_lit.training.blend import Given, Judged
 from cifar_lit.training.finetune import judges, learn
 from cifar_lit.training.fit import hush_lightning
-from cifar_lit.training.gate import Evidence, Gate
+from cifar_lit.training.gate import Gate
 from cifar_lit.training.precision import best_precision
 
 HERE = Path(__file__).parent
@@ -81,7 +81,8 @@ def fine_tuned(parent: Parent, data: InMemory, seed: int) -> Judged:
     learn(tuner, data, trainer)
     sets = {name: each for name, each in judges(data).items() if name != "test"}
     child = tuner.network.eval()
-    return instances.blend.judge(parent.model.network, child, sets, instances.gate, data.num_given)
+    given = Given(data.num_given, known=data.known)
+    return instances.blend.judge(parent.model.network, child, sets, instances.gate, given)
 
 
 def dark_experience(parent: Parent, data: InMemory, seed: int) -> Network:
@@ -148,10 +149,11 @@ def measure(way: str, case: str, parent: Parent, seed: int, folder: Path) -> dic
     if parent.rare is not None:
         common = ~torch.isin(parent.test.labels, torch.tensor(parent.rare))
         sets["test_others"] = parent.test.subset(common.nonzero().squeeze(1))
-    sets |= {"new": data.new_val, "learned": data.new_train}
+    sets |= {"new": data.new_val} if len(data.new_val) else {}  # of images that the parent knows none is held out
+    sets["learned"] = data.new_train
     before = {name: evaluate(parent.model.network, each) for name, each in sets.items()}
     both = {name: Comparison(before[name], evaluate(network, each)) for name, each in sets.items()}
-    decision = Gate().judge(Evidence(both["old"], both["new"], both["learned"], data.num_given))
+    decision = Gate().judge(Given(data.num_given, known=data.known).evidence(both))
     return {
         "way": way,
         "case": case,
@@ -176,9 +178,9 @@ def table(rows: list[dict[str, object]]) -> str:
             runs = [row for row in rows if row["case"] == case and row["way"] == way]
             cells = []
             for name in ("old", "own_kind", "test", "new"):
-                changes = [row["change_points"][name] for row in runs]
+                changes = [row["change_points"][name] for row in runs if name in row["change_points"]]
                 spread = statistics.stdev(changes) if len(changes) > 1 else 0.0
-                cells.append(f"{statistics.mean(changes):+.2f} ± {spread:.2f}")
+                cells.append(f"{statistics.mean(changes):+.2f} ± {spread:.2f}" if changes else "-")
             promoted = sum(row["gate"] == "promoted" for row in runs)
             lines.append(f"| ({case}) | {way} | {' | '.join(cells)} | {promoted} of {len(runs)} |")
     return "\n".join(lines) + "\n"

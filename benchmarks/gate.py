@@ -31,7 +31,7 @@ from cifar_lit.errors import IncrementError
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
-from cifar_lit.training.blend import evidence
+from cifar_lit.training.blend import Given
 from cifar_lit.training.fit import hush_lightning
 
 HERE = Path(__file__).parent
@@ -131,7 +131,7 @@ def measure(kind: str, change: Change, progenitor: Parent, seed: int, folder: Pa
         "standing": judged.verdict.standing,
         "reason": judged.verdict.reason,
         "share": judged.share,
-        "label_rank": round(evidence(judged.comparisons, data.num_given).label_rank, 2),
+        "label_rank": round(Given(data.num_given).evidence(judged.comparisons).label_rank, 2),
         "change_points": {name: round(-each.drop, 2) for name, each in both.items()},
         "flips": {name: [len(each.lost), len(each.gained), len(each)] for name, each in both.items()},
     }

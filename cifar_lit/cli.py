@@ -5,6 +5,7 @@ Commands are imported when they are called for: `versions list` need not wait fo
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -32,16 +33,20 @@ def main(args: Sequence[str] | None = None) -> int:
         args: command line without the program's name; the process's own if absent.
 
     Returns:
-        Exit status: 0 done, 1 done but something is not as it should be, 2 wrong input, 130 ended by Ctrl-C.
+        Exit status: 0 done, 1 done but something is not as it should be, 2 wrong input, 3 a fine-tuning whose result
+        was not promoted, 130 ended by Ctrl-C.
     """
     args = sys.argv[1:] if args is None else args
     command = _parser().parse_args(args[:1]).command
-    module = importlib.import_module(_COMMANDS[command][0])
     try:
+        module = importlib.import_module(_COMMANDS[command][0])
         return module.run(list(args))  # type: ignore[no-any-return]
     except CifarLitError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has read enough, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 0
     except FileNotFoundError as error:
         print(f"error: {error.filename or error}: there is no such file. Name one that exists.", file=sys.stderr)
         return 2
@@ -50,8 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
         place = f"{path}: " if path else ""
         print(f"error: {place}{error.strerror or error}. Free space, or change the permissions.", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"Stopped by Ctrl-C. {error}".rstrip(), file=sys.stderr)
         return 130
 
 

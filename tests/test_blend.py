@@ -5,8 +5,9 @@ from torch import Tensor
 
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import SettingError
+from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.networks import Network
-from cifar_lit.training.blend import Blend, Judged, mix
+from cifar_lit.training.blend import Blend, Given, Judged, mix
 from cifar_lit.training.gate import Gate
 
 
@@ -35,7 +36,7 @@ def images(thresholds: list[int], num: int, label: int) -> ImageSet:
 def judge(old: list[int], new: list[int], shares: tuple[float, ...] = Blend().shares, **gate: float) -> Judged:
     """A parent that answers 0 and a child that answers 1: `old` is lost and `new` is won from these shares on."""
     sets = {"old": images(old, 1_000, 0), "new": images(new, 40, 1), "learned": images(new, 40, 1)}
-    return Blend(shares).judge(Switch(0.0), Switch(1.0), sets, Gate(**gate), num_given=80)
+    return Blend(shares).judge(Switch(0.0), Switch(1.0), sets, Gate(**gate), Given(80))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -70,6 +71,24 @@ def test_as_much_of_the_child_is_kept_as_passes_the_gate(old: list[int], share: 
     assert len(judged.comparisons["new"].gained) == 40
 
 
+def test_less_of_the_child_is_kept_if_the_whole_line_has_lost_too_much() -> None:
+    ancestor = evaluate(Switch(0.0), images([], 1_000, 0))
+    sets = {"old": images([], 1_000, 0), "new": images([0] * 40, 40, 1), "learned": images([0] * 40, 40, 1)}
+    sets["old"].images[:30, 0, 0, 0] = 7  # lost since the parent from a share of 0.8 on
+    parent, child = Switch(0.0), Switch(1.0)
+    given = Given(80, best="v0001", best_on_old=ancestor)
+    strict = Gate(max_drop=100, max_line_drop=0.5)
+    assert Blend().judge(parent, child, sets, strict, given).share == 0.6
+    assert Blend().judge(parent, child, sets, Gate(max_drop=100, max_line_drop=100), given).share == 1.0
+    alone = Blend((1.0,)).judge(parent, child, sets, strict, given).verdict
+    assert "since v0001, the best of its line, 1.0000 -> 0.9700" in alone.reason
+
+
+def test_what_helps_nothing_is_no_candidate_for_less_of_it() -> None:
+    judged = judge([], [])
+    assert (judged.share, judged.verdict.standing, judged.verdict.cause) == (1.0, "candidate", "no gain")
+
+
 def test_if_none_passes_the_child_as_it_is_was_rejected_for_its_cost() -> None:
     judged = judge([0] * 30, [0] * 40)
     assert (judged.share, judged.verdict.standing) == (1.0, "rejected")
@@ -94,7 +113,7 @@ def test_answers_that_are_not_finite_are_no_result() -> None:
     broken = tiny_network()
     broken.head.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
     with pytest.raises(SettingError, match=r"diverged.*learning rate"):
-        Blend().judge(tiny_network(), broken, sets, Gate(), num_given=4)
+        Blend().judge(tiny_network(), broken, sets, Gate(), Given(4))
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,), (1.0, 1.1)])

@@ -375,6 +375,14 @@ def test_a_correction_becomes_a_champion_under_the_visitors_eyes(
     choose(page, "picture", picture)
     expect_answer(page, Predictor.from_version(taught).predict_bytes(picture.read_bytes()))
 
+    visitor.tab("Teach")
+    expect(page.get_by_role("button", name="Undo", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Undo, and discard what it learned from").click()
+    expect(page.locator("#teach-verdict [data-state=undone]")).to_contain_text("v0001 answers everybody again.")
+    expect(page.locator("#served-version")).to_have_text("v0001")
+    expect(page.get_by_role("button", name="Undo", exact=True)).to_be_hidden()
+    expect(page.locator("#teach-waiting")).to_have_text("No correction waits to be learned.")
+
 
 # Model
 

@@ -3,7 +3,9 @@
 import csv
 import io
 import json
+import os
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -97,8 +99,65 @@ def test_versions_list_marks_the_champion(capsys, publish) -> None:
     assert (status, err) == (0, "")
     assert head.split()[:5] == ["id", "parent", "standing", "val/acc", "test/acc"]
     assert first.split()[:6] == ["*", "v0001", "-", "promoted", "0.2500", "0.1250"]
+    assert first.endswith("-; it is better")
     assert second.split()[:6] == ["v0002", "v0001", "candidate", "0.2500", "0.1250", "ThreeBlockCNN"]
     assert legend.startswith("* is the champion")
+
+
+def test_versions_list_names_the_increments_and_shortens_a_long_reason(capsys, publish, registry: Registry) -> None:
+    path = publish(promote=True).path / "manifest.json"
+    values = json.loads(path.read_text())
+    values["data"]["increments"] = [{"name": "a.npz", "sha256": "0" * 64, "count": 3}]
+    path.write_text(json.dumps(values | {"reason": "old accuracy fell, " * 20}))
+    line = called(capsys, "versions", "list")[1].splitlines()[1]
+    assert "  a.npz; old accuracy fell, old" in line
+    assert line.endswith(" ...")
+
+
+def test_versions_increments_lists_what_is_kept_and_drops_it(capsys, publish, registry: Registry) -> None:
+    path = publish().path / "manifest.json"
+    values = json.loads(path.read_text())
+    values["data"]["increments"] = [{"name": "a.npz", "sha256": "a" * 64, "count": 3}]
+    path.write_text(json.dumps(values))
+    assert called(capsys, "versions", "increments")[1] == f"0 kept in {registry.root}/increments/, 0.0 MiB.\n"
+    registry.increments.folder.mkdir()
+    for name in ("a", "b"):
+        registry.increments.path(name * 64).write_bytes(bytes(2**20))
+    listed = called(capsys, "versions", "increments")[1].splitlines()
+    assert listed[0].split() == ["a" * 16, "1.0", "MiB", "v0001"]
+    assert listed[1].split() == ["b" * 16, "1.0", "MiB", "no", "version"]
+    assert listed[2] == f"2 kept in {registry.root}/increments/, 2.0 MiB."
+    assert json_of(capsys, "versions", "increments", "--json") == [
+        {"sha256": "a" * 64, "bytes": 2**20, "versions": ["v0001"]},
+        {"sha256": "b" * 64, "bytes": 2**20, "versions": []},
+    ]
+    assert json_of(capsys, "versions", "increments", "--drop", "aaaa", "--json") == ["a" * 64]
+    status, _, err = called(capsys, "versions", "increments", "--drop", "aaaa")
+    assert (status, err.startswith("error: ")) == (2, True)
+    assert called(capsys, "versions", "increments", "--drop", "all")[1] == (
+        f"Dropped 1 from {registry.root}/increments/.\n"
+    )
+    assert not registry.increments.sizes()
+
+
+def test_a_reader_that_has_read_enough_is_no_error(publish, registry: Registry) -> None:
+    """As `cifar-lit versions list | head -0` in a shell."""
+    publish(promote=True)
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "cifar_lit.cli", "versions", "show", "v0001", "--registry", str(registry.root)]
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_ctrl_c_while_a_command_is_imported_is_status_130(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(name: str) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("cifar_lit.cli.importlib.import_module", interrupted)
+    status, _, err = called(capsys, "finetune")
+    assert (status, err) == (130, "Stopped by Ctrl-C.\n")
 
 
 def test_versions_list_as_json(capsys, publish) -> None:
@@ -152,7 +211,7 @@ def test_versions_promote(capsys, publish, registry: Registry) -> None:
     assert registry.resolve("latest").manifest.reason == "looks better"
     summary = json_of(capsys, "versions", "promote", "v0001", "--json")
     assert set(summary) == SUMMARY
-    assert (summary["id"], summary["champion"], summary["reason"]) == ("v0001", True, "by hand")
+    assert (summary["id"], summary["champion"], summary["reason"]) == ("v0001", True, "by hand (first: it is better)")
 
 
 def test_versions_rollback(capsys, publish, registry: Registry) -> None:
@@ -160,7 +219,7 @@ def test_versions_rollback(capsys, publish, registry: Registry) -> None:
         publish(promote=True)
     status, out, _ = called(capsys, "versions", "rollback", "--reason", "it was worse")
     assert (status, out) == (0, f"v0002 is the champion of {registry} now.\n")
-    assert registry.get("v0003").manifest.reason == "it was worse"
+    assert registry.get("v0003").manifest.reason == "it was worse (first: it is better)"
     summary = json_of(capsys, "versions", "rollback", "--json")
     assert set(summary) == SUMMARY
     assert (summary["id"], summary["champion"]) == ("v0001", True)

@@ -293,6 +293,23 @@ def test_nothing_is_put_away_from_corrections_that_were_changed(tmp_path: Path) 
     assert corrections.read(folder)[0].labels.tolist() == [6]
 
 
+def test_what_was_put_away_can_be_brought_back_before_what_came_since(tmp_path: Path) -> None:
+    folder, copied, used = (tmp_path / name for name in ("waiting", "copied", "waiting/used/v0002"))
+    for value, label in ((1, "cat"), (2, "dog")):
+        corrections.add(folder, picture(value), label)
+    corrections.copy(folder, copied)
+    corrections.settle(folder, copied, used)
+    corrections.add(folder, picture(2), "frog")  # the last label counts
+    corrections.add(folder, picture(3), "ship")
+    corrections.bring_back(used, folder)
+    data, torn = corrections.read(folder)
+    assert (data.labels.tolist(), torn) == ([3, 6, 8], [])
+    assert np.array_equal(data.images.numpy(), [picture(1), picture(2), picture(3)])
+    assert not used.exists()
+    with pytest.raises(DataError, match="can't be read or written"):
+        corrections.bring_back(used, folder)
+
+
 def test_sweeping_removes_what_no_line_names_and_nothing_else(tmp_path: Path) -> None:
     corrections.sweep(tmp_path / "none")
     corrections.add(tmp_path, picture(1), "cat")

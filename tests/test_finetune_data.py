@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ from cifar_lit.data import increment, synthetic
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.data.image_set import ImageSet, hold_out, stratified_split
 from cifar_lit.data.loader import DeviceLoader
+from cifar_lit.data.remembered import Remembered
 from cifar_lit.data.replay import ReplayLoader
 from cifar_lit.errors import IncrementError, SettingError
 
@@ -226,20 +228,34 @@ def test_copies_of_validation_images_are_left_out(write: Write) -> None:
     assert noted(data) == "1 of 100 new images are copies of validation images (new.npz#5)"
 
 
-def test_images_that_the_parent_learned_already_may_be_learned_again(write: Write) -> None:
-    train = OLD.subset(stratified_split(OLD.labels, 0.2, 0)[0])
-    data = module(write(data=train.subset(torch.arange(50))))
+def train_part() -> ImageSet:
+    return OLD.subset(stratified_split(OLD.labels, 0.2, 0)[0])
+
+
+def test_training_images_may_be_learned_again_but_judge_nothing(write: Write) -> None:
+    data = module(write(data=train_part().subset(torch.arange(50))))
     assert data.notes == []
-    assert (len(data.new_train), len(data.new_val)) == (40, 10)
+    assert (len(data.new_train), len(data.new_val)) == (50, 0)
+    assert data.known == "all 50 are training images"
+    assert list(data.rows.values()) == [{"learned": [], "held_out": []}]
 
 
-def test_copies_of_what_is_held_out_are_not_replayed(write: Write) -> None:
-    train = OLD.subset(stratified_split(OLD.labels, 0.2, 0)[0])
-    data = module(write(data=ImageSet(train.images[:50].flip(2), train.labels[:50], "mirrored")))
-    held = hold_out(train.labels[:50], 0.2, 0)[1]
-    kept = torch.ones(len(train), dtype=torch.bool)
-    kept[held] = False
-    assert same(data.old_train, train.subset(kept.nonzero().squeeze(1)))
+def test_of_images_some_of_which_are_training_images_only_the_new_ones_are_held_out(write: Write) -> None:
+    known = ImageSet(train_part().images[:50].flip(2), train_part().labels[:50], "mirrored")
+    data = module(write(data=known + NEW.subset(torch.arange(50))))
+    assert (len(data.new_train), len(data.new_val), data.known) == (90, 10, "")
+    held = hold_out(NEW.labels[:50], 0.2, 0)[1]
+    assert same(data.new_val, NEW.subset(held))
+    (rows,) = data.rows.values()
+    assert rows["held_out"] == (held + 50).tolist()
+    assert sorted(rows["learned"] + rows["held_out"]) == [*range(50, 100)]
+
+
+def test_training_images_with_another_label_are_new_and_not_replayed_with_the_old_one(write: Write) -> None:
+    train = train_part()
+    data = module(write(data=ImageSet(train.images[:50].flip(2), (train.labels[:50] + 1) % 10, "")))
+    assert (len(data.new_train), len(data.new_val), data.known) == (40, 10, "")
+    assert same(data.old_train, train.subset(torch.arange(50, len(train))))
 
 
 def test_copies_of_test_images_are_left_out_and_counted(write: Write) -> None:
@@ -291,6 +307,95 @@ def test_old_increments_are_replayed_and_judge_nothing(write: Write) -> None:
     assert same(data.old_train, OLD.subset(train) + before)
     assert same(data.old_val, OLD.subset(val))
     assert len(data.new_train) + len(data.new_val) == 50
+
+
+def remember(write: Write, rows: range, version: str = "v0001", held: tuple[int, ...] = (0, 1, 2)) -> Remembered:
+    """An increment of which these rows (of its own) were held out."""
+    data = NEW.subset(torch.tensor(rows))
+    learned = tuple(row for row in range(len(rows)) if row not in held)
+    return Remembered("before.npz", data.sha256, version, write(f"{data.sha256}.npz", data), learned, held)
+
+
+def recalling(*files: Path, remembered: list[Remembered], **options: object) -> FinetuneDataModule:
+    data = FinetuneDataModule(list(files), source="synthetic", num_synthetic=NUM_OLD, **options)  # type: ignore[arg-type]
+    data.remembered = remembered
+    data.setup("fit")
+    return data
+
+
+def test_remembered_increments_are_replayed_and_what_was_held_out_of_them_judges(write: Write) -> None:
+    first, second = remember(write, range(50, 80)), remember(write, range(80, 100), "v0002", held=(4,))
+    data = recalling(write(rows=range(50)), remembered=[first, second])
+    assert same(
+        data.old_train, train_part() + NEW.subset(torch.tensor([*range(53, 80), *range(80, 84), *range(85, 100)]))
+    )
+    assert same(data.earlier_val, NEW.subset(torch.tensor([50, 51, 52, 84])))
+    assert [each["count"] for each in data.replayed] == [27, 19]
+    assert (len(data.new_train), len(data.new_val), data.known) == (40, 10, "")
+
+
+def test_a_remembered_increment_that_is_named_too_is_replayed_once_and_without_what_judges(write: Write) -> None:
+    before = remember(write, range(50, 80))
+    assert before.path is not None
+    data = recalling(write(rows=range(50)), remembered=[before], old_increments=[before.path])
+    assert same(data.old_train, train_part() + NEW.subset(torch.arange(53, 80)))
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_an_increment_that_was_learned_before_is_known_whether_or_not_it_is_kept(write: Write, is_kept: bool) -> None:
+    before = remember(write, range(50, 80))
+    given = write("again.npz", rows=range(50, 80))
+    data = recalling(given, remembered=[before if is_kept else replace(before, path=None)])
+    assert data.known == f"all {27 if is_kept else 30} are already learned by v0001"
+    assert len(data.new_val) == 0
+    assert [note.partition(" (")[0] for note in data.notes] == (
+        ["3 of 30 new images are copies of images held out of earlier increments"] if is_kept else []
+    )
+
+
+def test_images_known_from_several_places_are_counted_by_place(write: Write) -> None:
+    data = recalling(
+        write("new.npz", NEW.subset(torch.arange(53, 63)) + train_part().subset(torch.arange(5))),
+        remembered=[remember(write, range(50, 80))],
+    )
+    assert data.known == "of 15 new images 10 are already learned by v0001, 5 are training images"
+
+
+def test_a_correction_of_an_image_that_was_held_out_is_learned_and_judges_no_more(write: Write) -> None:
+    before = remember(write, range(50, 80))
+    data = recalling(write(rows=range(50, 51)), remembered=[before], corrections=True)
+    assert same(data.new_train, NEW.subset(torch.tensor([50])))
+    assert same(data.earlier_val, NEW.subset(torch.tensor([51, 52])))
+    after = remember(write, range(50, 51), "v0002", held=())
+    assert same(recalling(write(rows=range(10)), remembered=[before, after]).earlier_val, data.earlier_val)  # type: ignore[arg-type]
+
+
+def test_an_image_of_an_earlier_increment_is_drawn_as_often_as_a_new_one_in_up_to_half_of_the_replay(
+    write: Write,
+) -> None:
+    before = [remember(write, range(60, 100), held=())]
+    few = recalling(write(rows=range(60)), remembered=before, holdout=0.0, min_new=1, replay=0.7, batch_size=100)
+    weights = few._replay_weights(30)
+    assert weights is not None
+    assert (len(weights), weights.sum().item()) == (len(few.old_train or ()), pytest.approx(1))
+    assert 70 * weights[-1].item() == pytest.approx(30 / 60)
+    many = recalling(write(rows=range(60)), remembered=before, holdout=0.0, min_new=1, replay=0.5, batch_size=100)
+    weights = many._replay_weights(50)
+    assert weights is not None
+    assert weights[-40:].sum().item() == pytest.approx(0.5)
+    assert module(write())._replay_weights(10) is None
+
+
+@pytest.mark.parametrize("harm", ["changed", "other rows", "no npz"])
+def test_a_kept_increment_that_was_changed_is_refused(write: Write, harm: str) -> None:
+    before = remember(write, range(50, 80), held=(99,) if harm == "other rows" else ())
+    assert before.path is not None
+    if harm == "changed":
+        increment.write(before.path, NEW.subset(torch.arange(50, 79)))
+    elif harm == "no npz":
+        before.path.write_bytes(b"rubbish")
+    with pytest.raises(IncrementError, match=before.sha256[:16]):
+        recalling(write(rows=range(50)), remembered=[before])
 
 
 # No data at hand

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from comparisons import answers, comparison
@@ -15,6 +17,7 @@ LARGE_DROP = comparison(right=8_000, lost=160, gained=100, wrong=1_740)  # 0.6 p
 FEW = comparison(right=80, wrong=20)
 # New images
 ROSE = comparison(right=60, gained=20, wrong=20)
+ROSE_BY_CHANCE = comparison(right=60, gained=4, wrong=36)
 SAME = comparison(right=60, wrong=40)
 FELL = comparison(right=60, lost=10, gained=2, wrong=28)
 FELL_BY_CHANCE = comparison(right=60, lost=4, gained=2, wrong=34)
@@ -35,9 +38,14 @@ def evidence(
     new: Comparison | None = ROSE,
     learned: Comparison = LEARNED,
     num_given: int | None = None,
+    **more: Any,
 ) -> Evidence:
     usable = len(learned) + (len(new) if new is not None else 0)
-    return Evidence(old, new, learned, usable if num_given is None else num_given)
+    return Evidence(old, new, learned, usable if num_given is None else num_given, **more)
+
+
+def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
+    return evidence(old=old, new=None, learned=comparison(**counts), corrections=True)
 
 
 @pytest.mark.parametrize(
@@ -58,18 +66,25 @@ def evidence(
         (evidence(old=FEW), "rejected", "on 100 images (lost 0, gained 0): that it fell by more than 0.5 points"),
         # The new ones
         (evidence(new=FELL), "rejected", "new accuracy fell, 0.7000 -> 0.6200 on 100 images (lost 10, gained 2)"),
-        (evidence(new=FELL_BY_CHANCE), "promoted", "new accuracy 0.6400 -> 0.6200 on 100 images"),
-        (evidence(new=SAME), "promoted", "new accuracy 0.6000 -> 0.6000"),
-        (evidence(new=None), "promoted", "new images were too few to hold any out; old accuracy"),
+        # Nothing shows that anything was learned
+        (
+            evidence(new=FELL_BY_CHANCE),
+            "candidate",
+            "0.6400 -> 0.6200 on 100 images (lost 4, gained 2): no impr",
+        ),
+        (evidence(new=SAME), "candidate", "no improvement beyond chance (p = 1, 0.05 or less is asked for)"),
+        (evidence(new=ROSE_BY_CHANCE), "candidate", "no improvement beyond chance (p = 0.062"),
+        (evidence(new=None), "candidate", "400 new images are too few to hold any out, so nothing shows that learning"),
+        (evidence(new=None, known="all 400 are training images"), "candidate", "all 400 are training images"),
         # Labels that the parent doubts
         (
             evidence(new=by_lot(100), learned=by_lot(400)),
             "rejected",
             "the labels look wrong: on average the parent has 4.5 other classes before the given one (4.5 if labels "
-            "were drawn by lot), and learning them did not make more held-out ones come true than chance may "
+            "were drawn by lot), and learning them did not improve accuracy on held-out ones beyond chance "
             "(0.1000 -> 0.1000 on 100",
         ),
-        (evidence(new=None, learned=by_lot(400)), "rejected", "did not make more held-out ones come true"),
+        (evidence(new=None, learned=by_lot(400)), "rejected", "did not improve accuracy on held-out ones"),
         (evidence(old=None, new=by_lot(100), learned=by_lot(400)), "rejected", "the labels look wrong"),
         (evidence(new=comparison(right=10, gained=4, wrong=86, rank=3), learned=by_lot(400)), "rejected", "look wrong"),
         # ... and that turn out to be true
@@ -78,6 +93,34 @@ def evidence(
         # Nothing to tell what was forgotten
         (evidence(old=None), "candidate", "there were no old images to tell what was forgotten"),
         (evidence(old=None, new=None), "candidate", "there were no old images to tell what was forgotten"),
+        # Corrections are evidence of their own, however few
+        (correction(gained=1), "promoted", "1 of 1 mistakes corrected; old accuracy 0.8050 -> 0.8060"),
+        (correction(gained=2, wrong=1), "promoted", "2 of 3 mistakes corrected"),
+        (correction(right=5, gained=1), "promoted", "1 of 1 mistakes corrected"),
+        (
+            correction(wrong=1),
+            "candidate",
+            "parent answers 1 wrong, and of these the child answers 0",
+        ),
+        (correction(gained=1, wrong=1), "candidate", "the child answers 1 right"),
+        (correction(right=1), "candidate", "of 1 corrections the parent answers 0 wrong"),
+        (correction(lost=1, gained=1), "candidate", "answers 1 wrong, and of these the child answers 1 right"),
+        (correction(gained=1, old=LARGE_DROP), "rejected", "fell by more than 0.5 points"),
+        (correction(gained=1, old=None), "candidate", "there were no old images"),
+        (correction(gained=1, rank=6), "rejected", "the labels look wrong"),
+        (evidence(corrections=True, learned=comparison(wrong=400)), "promoted", "new accuracy 0.6000 -> 0.8000"),
+        # The whole line
+        (evidence(line=SMALL_DROP, best="v0001"), "promoted", "since v0001, the best of its line, 0.8070 -> 0.8060"),
+        (evidence(line=LARGE_DROP, best="v0001"), "rejected", "old accuracy since v0001, the best of its line, 0.8160"),
+        (evidence(line=UNCERTAIN_DROP, best="v0001"), "rejected", "by more than 0.5 points can't be ruled out"),
+        # What was learned before
+        (evidence(earlier=SAME), "promoted", "new accuracy"),
+        (evidence(earlier=FELL_BY_CHANCE), "promoted", "new accuracy"),
+        (
+            evidence(earlier=FELL),
+            "rejected",
+            "held out of earlier increments fell, 0.7000 -> 0.6200",
+        ),
         # Most of it was of no use
         (evidence(num_given=1_001), "rejected", "only 500 of 1,001 new images could be used: the rest are copies"),
         (evidence(num_given=1_000), "promoted", "new accuracy"),
@@ -91,6 +134,8 @@ def test_a_result_gets_the_standing_that_its_evidence_deserves(given: Evidence, 
 def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
     assert Gate(max_drop=1.0).judge(evidence(old=LARGE_DROP)).standing == "promoted"
     assert Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).standing == "rejected"
+    assert Gate(max_line_drop=1.0).judge(evidence(line=LARGE_DROP)).standing == "promoted"
+    assert Gate(max_line_drop=0.1).judge(evidence(line=SMALL_DROP)).standing == "rejected"
     assert "by more than 0.1 points" in Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).reason
 
 
@@ -99,12 +144,13 @@ def test_confidence_decides_how_sure_the_gate_must_be() -> None:
     assert Gate(confidence=0.99).judge(evidence(old=KEPT)).standing == "promoted"
     assert Gate(confidence=0.5).judge(evidence(old=LARGE_DROP)).standing == "rejected"
     assert Gate(confidence=0.5).judge(evidence(new=FELL_BY_CHANCE)).standing == "rejected"
-    assert Gate(confidence=0.99).judge(evidence(new=FELL)).standing == "promoted"  # p = 0.019
+    assert Gate(confidence=0.99).judge(evidence(new=FELL)).standing == "candidate"  # p = 0.019
 
 
 def test_max_label_rank_and_rise_p_value_decide_when_labels_are_believed() -> None:
     doubted = evidence(new=by_lot(100), learned=by_lot(400))
-    assert Gate(max_label_rank=4.5).judge(doubted).standing == "promoted"
+    assert Gate().judge(doubted).standing == "rejected"
+    assert Gate(max_label_rank=4.5).judge(doubted).standing == "candidate"
     rises = evidence(new=BAD_AT, learned=comparison(right=40, gained=300, wrong=60, rank=3))
     assert Gate(rise_p_value=1e-12).judge(rises).standing == "rejected"
 
@@ -121,7 +167,8 @@ def test_label_rank_is_the_mean_over_all_new_images_in_the_parents_order() -> No
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"max_drop": -0.1}, "max_drop is -0.1 and confidence 0.9, expected 0..100 points and 0.5 <= confidence < 1"),
+        ({"max_drop": -0.1}, "max_drop is -0.1, max_line_drop 0.5 and confidence 0.9, expected 0..100 points"),
+        ({"max_line_drop": 101.0}, "max_line_drop 101.0"),
         ({"max_drop": 100.5}, "max_drop is 100.5"),
         ({"max_drop": float("nan")}, "max_drop is nan"),
         ({"confidence": 0.4}, "confidence 0.4"),
@@ -154,6 +201,18 @@ def test_a_mere_leaning_to_the_given_class_does_not_make_its_labels_true() -> No
     given = evidence(old=leans, new=new, learned=learned)
     assert given.rise_p_value > 0.3
     assert "the labels look wrong" in Gate(max_drop=100).judge(given).reason
+
+
+def test_only_what_it_costs_is_less_if_less_of_the_change_is_taken() -> None:
+    costly = [evidence(old=LARGE_DROP), evidence(line=LARGE_DROP), evidence(earlier=FELL), evidence(new=FELL)]
+    others = [
+        evidence(),
+        evidence(old=None),
+        evidence(new=SAME),
+        evidence(num_given=5_000),
+        correction(gained=1, rank=6),
+    ]
+    assert [Gate().judge(each).costly for each in [*costly, *others]] == [True] * 4 + [False] * 5
 
 
 def test_without_held_out_images_no_rise_is_shown() -> None:

@@ -126,25 +126,44 @@ def test_png_shows_accuracy_of_all_and_of_each_class_that_has_images(monkeypatch
     assert {name for name, _, _ in rows[1:]} < set(CLASS_NAMES)
 
 
-def test_pictures_of_flipped_images_are_the_surest_of_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flipped_images_are_shown_as_gained_and_lost_the_most_confident_of_each_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     seen: dict[str, Any] = {}
 
-    def grid(images: torch.Tensor, captions: list[tuple[str, str]], title: str) -> bytes:
-        seen.update(images=images, captions=captions, title=title)
+    def grid(groups: list[tuple[str, bool, torch.Tensor, list[tuple[str, str]]]], title: str) -> bytes:
+        seen.update(groups=groups, title=title)
         return b"png"
 
-    monkeypatch.setattr(lessons.plots, "captioned_grid", grid)
+    monkeypatch.setattr(lessons.plots, "groups_of_images", grid)
     old = comparison(right=70, lost=9, gained=1, wrong=20)
     old.after.logits[73] *= 0.01  # the least sure of the nine losses
     images = {"old": torch.arange(100), "new": torch.arange(200, 206)}
     pictures = {name: rows[:, None, None, None].expand(-1, 32, 32, 3).byte() for name, rows in images.items()}
     assert lessons.flipped_png({"old": old, "new": SMALL}, pictures, "a title") == b"png"
-    rows = seen["images"][:, 0, 0, 0].tolist()
-    assert sorted(rows[:8]) == [70, 71, 72, 74, 75, 76, 77, 78]
-    assert (rows[8], sorted(rows[9:11]), sorted(rows[11:])) == (79, [200, 202], [203, 204])
-    assert ("frog → dog", "new #4, dog") in seen["captions"]
-    assert len(seen["captions"]) == len(rows)
+    gained, lost = seen["groups"]
+    assert (gained[0], gained[1]) == ("Gained: wrong before, right now", True)
+    assert (lost[0], lost[1]) == ("Lost: right before, wrong now", False)
+    of_gained, of_lost = (group[2][:, 0, 0, 0].tolist() for group in (gained, lost))
+    assert (of_gained[0], sorted(of_gained[1:])) == (79, [203, 204])
+    assert (sorted(of_lost[:8]), sorted(of_lost[8:])) == ([70, 71, 72, 74, 75, 76, 77, 78], [200, 202])
+    assert ("frog → dog", "new #4, dog") in gained[3]
+    assert [len(group[3]) for group in (gained, lost)] == [3, 10]
     assert seen["title"] == "a title"
+    # A group without images is left out
+    lessons.flipped_png({"new": of([3], [1], [0])}, pictures, "")
+    assert [group[1] for group in seen["groups"]] == [True]
+
+
+def test_a_change_of_nothing_has_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = lessons.text({"old": comparison(right=700, wrong=300)})
+    assert "-0.00" not in text
+    # 1 of 10,000 lost is 0.01 points, which a picture rounds away
+    drawn: list[str] = []
+    monkeypatch.setattr("matplotlib.axes.Axes.annotate", lambda self, text, *_, **__: drawn.append(text))
+    lessons.png({"old": comparison(right=9_000, lost=1, wrong=999)}, "")
+    assert "-0.0" not in drawn
+    assert "+0.0" in drawn
 
 
 def test_no_picture_is_made_if_no_answer_flipped() -> None:

@@ -44,6 +44,8 @@ EVENTS = [
     ("teach-start-file", "click"),
     ("teach-stop", "click"),
     ("teach-put-away", "click"),
+    ("teach-undo", "click"),
+    ("teach-undo-drop", "click"),
 ]
 """All that do something, by the component's id."""
 
@@ -243,8 +245,18 @@ def test_a_correction_becomes_a_champion_that_answers_everybody(teacher: Visitor
     assert "v0003" in again
     assert label in again
 
-    Registry(folder / "checkpoints").promote("v0001", "for the other tests")
-    until(lambda: "another version has taken its place" in other.look()["teach-verdict"])
+    # A wrong click: the version before answers again, and the correction waits
+    assert seen["teach-undo-row"]["visible"] is True
+    assert "The version before answers again." in teacher.send("teach-undo", "click")["teach-start-outcome"]
+    until(lambda: teacher.http.post("/predict", files=file).json()["version"] == "v0001")
+    seen = other.look()
+    assert 'data-state="undone"' in seen["teach-verdict"]
+    assert "v0001 answers everybody again." in seen["teach-verdict"]
+    assert seen["teach-undo-row"]["visible"] is False
+    assert '<strong id="teach-count">1</strong>' in seen["teach-waiting"]
+    for event in ("teach-undo", "teach-undo-drop"):
+        assert "There is nothing to undo" in teacher.send(event, "click")["teach-start-outcome"]
+    teacher.send("teach-put-away", "click")
 
 
 def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, folder: Path) -> None:
@@ -261,7 +273,7 @@ def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, fol
     assert kept.labels.tolist() == [6, 6, 6]
     assert "put aside" in teacher.send("teach-put-away", "click")["teach-start-outcome"]
     assert "No correction waits" in teacher.look()["teach-waiting"]
-    (aside,) = (folder / "teach" / "corrections" / "dropped").iterdir()
+    aside = max((folder / "teach" / "corrections" / "dropped").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     assert torch.equal(corrections.read(aside)[0].images, kept.images)
     assert "There is no correction" in teacher.send("teach-start", "click")["teach-start-outcome"]
 
@@ -315,6 +327,7 @@ def job(state: Any, **values: Any) -> Job:
         (job("rejected", reason="it forgot"), "", "<strong>Why:</strong> it forgot."),
         (job("failed", version=None, reason="<x>"), "", "&lt;x&gt;."),
         (job("stopped", version=None), "", "Nothing has changed."),
+        (job("undone", parent="v0006"), "", "v0006 answers everybody again."),
     ],
 )
 def test_the_verdict_says_what_became_of_it(found: Job, served: Any, words: str) -> None:
@@ -324,6 +337,13 @@ def test_the_verdict_says_what_became_of_it(found: Job, served: Any, words: str)
     assert "It took 1 min 23 s." in told
     assert ("v0007" in told) == (found.version is not None)
     assert html.progress(found) == ""
+
+
+@pytest.mark.parametrize(
+    ("served", "can_undo"), [("now", True), ("soon", True), ("refused", True), ("no more", False), ("", False)]
+)
+def test_only_the_champion_can_be_undone(served: Any, can_undo: bool) -> None:
+    assert View(job("promoted"), 0, served).can_undo == can_undo
 
 
 def test_figures_stand_beside_each_other_with_their_change() -> None:

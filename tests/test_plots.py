@@ -50,6 +50,18 @@ def test_pictures_are_png_of_a_known_size(draw: Callable[[], bytes], size: tuple
         assert image.convert("L").getextrema()[0] < 100, "something is drawn"
 
 
+@pytest.mark.parametrize("counts", [(3, 20), (1, 1), (9,)])
+def test_groups_of_images_lie_under_each_other(counts: tuple[int, ...]) -> None:
+    captions = [("cat → dog", "old #1, dog")] * 30
+    groups = [(f"Group {i}", not i, IMAGES[:count], captions[:count]) for i, count in enumerate(counts)]
+    data = plots.groups_of_images(groups, "Title")
+    assert data == plots.groups_of_images(groups, "Title")
+    with Image.open(io.BytesIO(data)) as image:
+        lines = sum(-(-count // 8) for count in counts)
+        assert image.size == (1632, round(120 * (2.1 * lines + 0.5 * (len(counts) + 1))))
+    assert data != plots.groups_of_images([(name, not good, *rest) for name, good, *rest in groups], "Title")
+
+
 def test_equal_input_gives_equal_bytes() -> None:
     assert grid(GUESSED, count=4) == grid(GUESSED, count=4)
     assert plots.curves(HISTORY, "Title") == plots.curves(HISTORY, "Title")

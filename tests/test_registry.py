@@ -416,12 +416,55 @@ def test_a_damaged_version_can_be_rejected(registry: Registry, publish: Publish)
     assert registry.champion() is None
 
 
+def test_a_change_by_hand_keeps_the_first_reason_beside_its_own(registry: Registry, publish: Publish) -> None:
+    publish(promote=True)
+    registry.reject(publish().id, "old accuracy fell")
+    for _ in range(2):  # it does not grow
+        registry.promote("v0002", "I looked at them")
+        assert registry.get("v0002").manifest.reason == "I looked at them (first: old accuracy fell)"
+        registry.rollback("worse")
+        assert registry.get("v0002").manifest.reason == "worse (first: old accuracy fell)"
+    reasons = [event["reason"] for event in registry.history.read() if event["id"] == "v0002"]
+    assert reasons[:3] == ["", "old accuracy fell", "I looked at them"]
+    registry.promote(publish().id, "val/acc is above")
+    assert registry.get("v0003").manifest.reason == "val/acc is above"
+
+
+def test_a_rollback_of_another_champion_than_the_one_meant_changes_nothing(
+    registry: Registry, publish: Publish
+) -> None:
+    for _ in range(2):
+        publish(promote=True)
+    with pytest.raises(ChampionChangedError, match="the champion is v0002, no longer v0001"):
+        registry.rollback("undone", champion_id="v0001")
+    assert registry.resolve("latest").id == "v0002"
+    assert registry.rollback("undone", champion_id="v0002").id == "v0001"
+
+
+def test_kept_increments_are_listed_and_dropped_by_how_they_begin(registry: Registry) -> None:
+    store = registry.increments
+    assert store.sizes() == {}
+    assert store.drop("") == []
+    store.folder.mkdir(parents=True)
+    names = ["a" * 64, "ab" * 32, "b" * 64]
+    for name in names:
+        store.path(name).write_bytes(b"12345")
+    (store.folder / ".half.npz.0123.tmp").write_bytes(b"")
+    (store.folder / "notes.txt").write_bytes(b"mine")
+    assert store.sizes() == dict.fromkeys(names, 5)
+    with pytest.raises(RegistryError, match="no increment whose SHA-256 begins with 'c'. `cifar-lit versions"):
+        store.drop("c")
+    assert store.drop("a") == names[:2]
+    assert store.drop("") == names[2:]
+    assert [path.name for path in store.folder.iterdir()] == ["notes.txt"]
+
+
 def test_rollbacks_go_back_one_champion_at_a_time(registry: Registry, publish: Publish) -> None:
     for _ in range(3):
         publish(promote=True)
     assert registry.rollback("worse").id == registry.resolve("latest").id == "v0002"
     assert registry.get("v0003").manifest.standing == "rejected"
-    assert registry.get("v0003").manifest.reason == "worse"
+    assert registry.get("v0003").manifest.reason == "worse (first: it is better)"
     assert registry.rollback("worse").id == registry.resolve("latest").id == "v0001"
     with pytest.raises(RegistryError, match="no other promoted version was served before v0001. Promote one by its id"):
         registry.rollback("worse")

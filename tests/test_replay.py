@@ -56,6 +56,18 @@ def test_an_epoch_is_one_pass_over_the_new_images(num_new: int, batch_size: int)
     assert len(replay) == len(replay.new) == len(list(replay)) == -(-num_new // batch_size)
 
 
+def test_weights_decide_how_often_an_image_is_drawn() -> None:
+    labels = torch.tensor([0] * 90 + [7] * 10)
+    weights = torch.tensor([0.5 / 90] * 90 + [0.5 / 10] * 10, dtype=torch.float64)
+    rows = drawn(loader(labels, num_old=100, num_new=80, weights=weights))  # type: ignore[arg-type]
+    assert sum(row >= 90 for row in rows) / len(rows) == pytest.approx(0.5, abs=0.05)
+    # Each class equally often, and inside a class by the weights
+    weights = torch.tensor([1.0] * 80 + [8.0] * 10 + [1.0] * 10, dtype=torch.float64)
+    rows = drawn(loader(labels, num_old=100, num_new=80, sampling="balanced", weights=weights))  # type: ignore[arg-type]
+    assert sum(row >= 90 for row in rows) / len(rows) == pytest.approx(0.5, abs=0.05)
+    assert sum(80 <= row < 90 for row in rows) / len(rows) == pytest.approx(0.25, abs=0.05)
+
+
 def test_uniform_sampling_draws_every_old_image_equally_often() -> None:
     labels = torch.tensor([0] * 90 + [7] * 10)
     counts = torch.bincount(torch.tensor(drawn(loader(labels, num_old=4_000))), minlength=100)

@@ -18,7 +18,7 @@ from finetuning import DRAWN, QUICK, tree
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrections, increment, synthetic
-from cifar_lit.errors import DataError, SettingError
+from cifar_lit.errors import CifarLitError, DataError, SettingError
 from cifar_lit.registry.version import Version
 from cifar_lit.serving.page.teach_desk import View
 from cifar_lit.serving.page.teach_html import verdict
@@ -115,7 +115,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
         assert torch.equal(rest, later)
         assert corrections.read(one.corrections / "used" / "v0003")[0].labels.tolist() == [CLASS_NAMES.index(label)]
         digest = champion.manifest.data["increments"][0]["sha256"]
-        assert files(tmp_path / "teach" / "learned") == {f"{digest}.npz"}
+        assert set(one.registry.increments.sizes()) == {digest}
         assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
         assert (tmp_path / "teach" / "jobs" / job.id / LOG).read_text().endswith(f"promoted: {job.reason}\n")
         assert children() == set()
@@ -128,16 +128,60 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
         job = await one.wait()
         assert job is not None
         assert (job.state, job.version) == ("rejected", "v0004"), job
-        assert f"{digest}.npz" in one.registry.get("v0004").read("config.yaml").decode()
+        assert "earlier increments" not in job.reason
         assert one.registry.resolve("latest").id == "v0003"
         assert one.num_corrections == 21
-        assert files(tmp_path / "teach" / "learned") == {f"{digest}.npz"}
+        assert set(one.registry.increments.sizes()) == {digest}  # of what is rejected nothing is kept
+        with pytest.raises(SettingError, match="There is nothing to undo"):
+            await one.undo(discard=False)
 
     def watch(one: Teacher, seen: list[Job]) -> bool:
         assert one.job is not None
         seen.append(one.job)
         return one.job.state != "running"
 
+    asyncio.run(test())
+
+
+@pytest.mark.parametrize("discard", [False, True])
+def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
+    discard: bool, teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def learn(tuning: Tuning, increment: Path | None) -> Version:
+        """A fine-tuning that needs no training."""
+        await asyncio.to_thread(corrections.copy, tuning._places.corrections, tuning._copied)
+        tuning.taken.set()
+        version = one.registry.promote("v0002", "learned")
+        tuning._change(version=version.id, parent="v0001")
+        return version
+
+    async def test() -> None:
+        with pytest.raises(SettingError, match="There is nothing to undo: no fine-tuning has ended"):
+            await one.undo(discard=False)
+        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        await one.start()
+        assert (await one.wait() or Job("")).state == "promoted"
+        assert one.num_corrections == 0
+        one.correct(MORE.images[3_001], "frog", said="dog", version="v0002")
+        one.registry.promote("v0001", "by another")
+        with pytest.raises(CifarLitError, match="the champion is v0001, no longer v0002"):
+            await one.undo(discard=discard)
+        assert (one.job or Job("")).state == "promoted"
+        one.registry.promote("v0002", "again")
+        await one.undo(discard=discard)
+        assert one.registry.resolve("latest").id == "v0001"
+        assert one.registry.get("v0002").manifest.standing == "rejected"
+        assert one.registry.get("v0002").manifest.reason.startswith("undone on the page (first: ")
+        assert (one.job or Job("")).state == "undone"
+        labels = [CLASS_NAMES.index("frog")] if discard else [CLASS_NAMES.index("cat"), CLASS_NAMES.index("frog")]
+        assert corrections.read(one.corrections)[0].labels.tolist() == labels
+        assert (one.corrections / "used" / "v0002").is_dir() == discard
+        with pytest.raises(SettingError, match="There is nothing to undo"):
+            await one.undo(discard=discard)
+        assert one.registry.resolve("latest").id == "v0001"
+
+    one = teacher()
+    monkeypatch.setattr(Tuning, "_learn", learn)
     asyncio.run(test())
 
 
@@ -246,7 +290,7 @@ def test_a_version_that_is_being_published_is_not_given_up(
             return one.registry.get("v0001")
 
         monkeypatch.setattr(Tuning, "_learn", learn)
-        monkeypatch.setattr(Tuning, "_keep", lambda tuning, version: None)
+        monkeypatch.setattr(Tuning, "_put_away", lambda tuning, version: None)
         await one.start()
         job = await one.wait()
         assert job is not None

@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import NonNegativeInt, PositiveInt
+from torch import Tensor
 
 from cifar_lit.commands.options import print_json
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.errors import SettingError
+from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.interop.model import Model, is_file, load_model
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
@@ -23,10 +27,14 @@ from cifar_lit.training.blend import Blend
 from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.finetune import FineTuned, finetune
 from cifar_lit.training.fit import OneBar, hush_lightning
-from cifar_lit.training.gate import Gate
+from cifar_lit.training.gate import Gate, Verdict
 from cifar_lit.training.lean import LeanSteps
 from cifar_lit.training.precision import best_precision
 from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody
+from cifar_lit.training.threads import free_cores, use_threads
+
+NOT_PROMOTED = 3
+"""Exit status when the version that was made is a candidate or rejected."""
 
 _LISTS = ("--data.increments", "--data.old_increments")
 
@@ -61,10 +69,21 @@ def run(args: list[str]) -> int:
     config = parser.parse_args(args)
     _check(config)
     registry.check_writable()
-    with contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout), _plain_warnings():
-        result = _finetune(parser, config, model, registry)
+    config.threads = config.threads or min(torch.get_num_threads(), free_cores())
+    before = registry.ids()
+    try:
+        with (
+            contextlib.redirect_stdout(sys.stderr if config.json else sys.stdout),
+            _plain_warnings(),
+            use_threads(config.threads),
+        ):
+            result = _finetune(parser, config, model, registry)
+    except KeyboardInterrupt as error:
+        made = [each for each in registry.ids() if each not in before]
+        kept = f"{', '.join(made)} was made meanwhile." if made else "No version was made; the registry is as it was."
+        raise KeyboardInterrupt(kept) from error
     _tell(config, result, registry)
-    return 0
+    return 0 if config.any_standing or result.published.version.manifest.standing == "promoted" else NOT_PROMOTED
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:
@@ -88,7 +107,8 @@ def build_parser() -> ClassArgumentParser:
         prog="cifar-lit finetune",
         usage="cifar-lit finetune [--config FILE] --from PARENT --data.increments A.npz [B.npz ...] [--data.* ...] "
         "[--gate.* ...] [--model.* ...] [--trainer.* ...]",  # the whole list is two screens, and hides an error
-        description="Learn increments beside old images, and make the result a version if the gate lets it pass.",
+        description="Learn increments beside old images, make the result a version, and promote it if it passes the "
+        "gate. Exit status: 0 promoted, 3 candidate or rejected, 2 no version, 130 Ctrl-C.",
     )
     parser.add_argument("--config", action="config", help="file with any of these options, as configs/finetune.yaml")
     parser.add_argument(
@@ -103,6 +123,34 @@ def build_parser() -> ClassArgumentParser:
         type=str | None,
         default=None,
         help="folder of the versions; default: the environment's CIFAR_LIT_REGISTRY, else checkpoints",
+    )
+    parser.add_argument(
+        "--any-standing",
+        type=bool,
+        nargs="?",
+        const=True,
+        default=False,
+        help="exit with 0 also if the version is a candidate or rejected",
+    )
+    parser.add_argument(
+        "--reference",
+        type=str | None,
+        default=None,
+        help="version against which the loss of the whole line is measured (--gate.max_line_drop); default: the one of "
+        "the parent's line that is best on old validation images",
+    )
+    parser.add_argument(
+        "--keep_increments_mib",
+        type=NonNegativeInt,
+        default=1024,
+        help="MiB that the registry's increments/ may take: what was learned is kept there, replayed later and judges "
+        "later results; 0 keeps none, for data that may not be kept",
+    )
+    parser.add_argument(
+        "--threads",
+        type=PositiveInt | None,
+        default=None,
+        help="threads of PyTorch; default: as many as cores are free",
     )
     parser.add_argument("--seed_everything", type=int, default=0, help="seed of all random choices")
     parser.add_argument("--json", type=bool, nargs="?", const=True, default=False, help="print the version as JSON")
@@ -163,6 +211,8 @@ def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, regi
         registry,
         blend=instances.blend,
         config=parser.dump(config, skip_unset=False),
+        reference=None if config.reference is None else registry.resolve(config.reference),
+        keep_mib=config.keep_increments_mib,
         source=Path(config["from"]) if is_file(config["from"]) else None,
         tell=tell,
     )
@@ -192,5 +242,43 @@ def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
         return
     print(f"\n{result.report()}")
     print(f"{version.id} is {version.manifest.standing}: {version.manifest.reason}.")
+    print(f"Weights: {result.share:.0%} of the fine-tuned network and {1 - result.share:.0%} of its parent (WiSE-FT).")
+    print("p is the chance of such figures if the true loss were as large as the limit; of new images, if nothing had")
+    print("been learned.")
     print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
     print(f"Version: {version.path}, with report/lessons.png")
+    if version.manifest.standing != "promoted":
+        print(_advice(config, result))
+
+
+def _advice(config: Namespace, result: FineTuned) -> str:
+    """What to do about a result that was not promoted."""
+    version, decision = result.published.version, result.published.decision
+    files = " ".join(map(str, config.data.increments))
+    check = f"`cifar-lit increment check {files} --report audit`"
+    new = result.comparisons.get("new", result.comparisons["learned"])
+    old = result.comparisons.get("old", new)
+    wrong = _classes(new, new.after.preds != new.after.labels)
+    steps = {
+        "unusable": f"{check} lists the copies. Give other images.",
+        "labels": f"{check} shows the labels that are doubted most. Correct them.",
+        "no old images": "Name the training set with --data.root (or CIFAR_LIT_DATA).",
+        "forgets": f"Give fewer new images, or add some{_classes(old, old.lost)}, of which most were lost."
+        if len(old.lost)
+        else "Give fewer new images.",
+        "new fell": f"{check} shows the labels that are doubted most. If they are right, give more images{wrong}.",
+        "no gain": f"Give more images{wrong}.",
+        "too few": "Give more images: one of every five is held out, and some dozens of these show a gain.",
+        "known": f"{check} lists the copies. Give other images.",
+    }
+    step = steps.get(decision.cause, "") if isinstance(decision, Verdict) else ""
+    by_hand = f"`cifar-lit versions promote {version.id}` makes it the champion all the same."
+    return f"{step} {by_hand}".strip()
+
+
+def _classes(comparison: Comparison, rows: Tensor) -> str:
+    """The classes that most of the rows have, up to three, as in " of cat, dog, deer"; empty if there are no rows."""
+    class_names = comparison.after.class_names
+    counts = torch.bincount(comparison.after.labels[rows], minlength=len(class_names))
+    names = [class_names[label] for label in counts.argsort(descending=True)[:3].tolist() if counts[label]]
+    return f" of {', '.join(names)}" if names else ""

@@ -1,6 +1,7 @@
-"""`cifar-lit versions list|show|promote|rollback|upgrade|verify`."""
+"""`cifar-lit versions list|show|promote|rollback|upgrade|verify|increments`."""
 
 import argparse
+import textwrap
 from dataclasses import asdict
 from typing import Any
 
@@ -8,6 +9,9 @@ from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.errors import RegistryError
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
+
+_REASON_SHOWN = 100
+"""Characters of a reason in a list; `show` has all of it."""
 
 
 def run(args: list[str]) -> int:
@@ -38,6 +42,13 @@ def _parser() -> argparse.ArgumentParser:
     add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
     add("upgrade", _upgrade, "add what newer releases keep of a version: its model card")
     add("verify", _verify, "check every file of every version against its hash")
+    about = "list what is kept of the increments that versions have learned, or drop it"
+    add("increments", _increments, about).add_argument(
+        "--drop",
+        nargs="+",
+        metavar="SHA256",
+        help="remove those that begin like this, or 'all': nothing replays them then",
+    )
     return parser
 
 
@@ -50,14 +61,19 @@ def _list(registry: Registry, namespace: argparse.Namespace) -> int:
     if not versions:
         print(f"No version in {registry} yet. `cifar-lit fit` makes one.")
         return 0
-    print(f"  {'id':6}  {'parent':6}  {'standing':9}  {'val/acc':>7}  {'test/acc':>8}  {'network':14}  created (UTC)")
+    print(
+        f"  {'id':6}  {'parent':6}  {'standing':9}  {'val/acc':>7}  {'test/acc':>8}  {'network':14}  "
+        f"{'created (UTC)':19}  learned besides; reason"
+    )
     for version in versions:
         about = version.manifest
         val, test = (_figure(about.metrics.get(name)) for name in ("val/acc", "test/acc"))
         mark = "*" if version.id == champion_id else " "
+        increments = ", ".join(each["name"] for each in about.data.get("increments", [])) or "-"
+        notes = f"{increments}; {textwrap.shorten(about.reason, _REASON_SHOWN, placeholder=' ...')}"
         print(
             f"{mark} {version.id:6}  {about.parent or '-':6}  {about.standing:9}  {val:>7}  {test:>8}  "
-            f"{about.network['name']:14}  {about.created_at[:19].replace('T', ' ')}"
+            f"{about.network['name']:14}  {about.created_at[:19].replace('T', ' ')}  {notes}"
         )
     print("* is the champion: the version that is served.")
     return 0
@@ -126,6 +142,29 @@ def _verify(registry: Registry, namespace: argparse.Namespace) -> int:
         for version_id, problem in problems.items():
             print(f"{version_id}  {problem or 'whole'}")
     return 1 if any(problems.values()) else 0
+
+
+def _increments(registry: Registry, namespace: argparse.Namespace) -> int:
+    store = registry.increments
+    if namespace.drop:
+        dropped = [each for start in namespace.drop for each in store.drop("" if start == "all" else start)]
+        if namespace.json:
+            print_json(dropped)
+        else:
+            print(f"Dropped {len(dropped):,} from {store.folder}/.")
+        return 0
+    learned: dict[str, list[str]] = {}
+    for version in registry.versions():
+        for each in version.manifest.data.get("increments", []):
+            learned.setdefault(each["sha256"], []).append(version.id)
+    sizes = store.sizes()
+    if namespace.json:
+        print_json([{"sha256": each, "bytes": size, "versions": learned.get(each, [])} for each, size in sizes.items()])
+        return 0
+    for each, size in sizes.items():
+        print(f"{each[:16]}  {size / 2**20:8.1f} MiB  {', '.join(learned.get(each, ['no version']))}")
+    print(f"{len(sizes):,} kept in {store.folder}/, {sum(sizes.values()) / 2**20:,.1f} MiB.")
+    return 0
 
 
 def _tell(registry: Registry, champion: Version, as_json: bool) -> int:

@@ -178,6 +178,26 @@ def settle(folder: Path, copied: Path, into: Path) -> None:
             (folder / file).unlink(missing_ok=True)
 
 
+def bring_back(used: Path, folder: Path) -> None:
+    """Undoes `settle`: what was put away waits again, before what was added since. A crash loses none.
+
+    Args:
+        used: what `settle` made; gone afterwards.
+        folder: the corrections.
+
+    Raises:
+        DataError: it can't be done.
+    """
+    with _locked(folder):
+        lines = _read_lines(used)
+        for file in _named(lines):
+            with suppress(FileExistsError, FileNotFoundError):  # `read` says which one is missing
+                _link(used / file, folder / file)
+        closed = lines if lines.endswith(b"\n") else lines + b"\n"  # a crash may have torn the last line
+        replace_synced(folder / LINES, closed + _read_lines(folder))
+        shutil.rmtree(used)
+
+
 def sweep(folder: Path) -> None:
     """Removes what a crash left: half-written files, and pictures that no line names.
 
@@ -223,7 +243,7 @@ def _locked(folder: Path) -> Iterator[None]:
 def _link(path: Path, other: Path) -> None:
     try:
         os.link(path, other)
-    except FileNotFoundError:
+    except (FileNotFoundError, FileExistsError):
         raise
     except OSError:  # a file system without hard links
         shutil.copyfile(path, other)

@@ -23,6 +23,8 @@ class ReplayLoader:
         old: images to replay, on the same device.
         num_old: old images added to each batch, drawn with replacement.
         sampling: "uniform" draws every old image equally often, "balanced" every class that occurs.
+        weights: float64 (N,), how often each old image is drawn beside the others of its class ("balanced") or beside
+            all others ("uniform"), on the device of the old images; equally often if left out.
 
     Yields:
         (images, labels) as `new` does, the new images first.
@@ -30,12 +32,21 @@ class ReplayLoader:
 
     batch_sampler = None  # Lightning asks for it where there is a `sampler`
 
-    def __init__(self, new: DeviceLoader, old: ImageSet, num_old: int, sampling: Sampling = "uniform") -> None:
+    def __init__(
+        self,
+        new: DeviceLoader,
+        old: ImageSet,
+        num_old: int,
+        sampling: Sampling = "uniform",
+        weights: Tensor | None = None,
+    ) -> None:
         self.new = new
         self.old = old
         self.num_old = num_old
-        counts = torch.bincount(old.labels).to(torch.float64)
-        self._weights = 1 / counts[old.labels] if sampling == "balanced" else None
+        if sampling == "balanced":
+            weights = torch.ones_like(old.labels, dtype=torch.float64) if weights is None else weights
+            weights = weights / torch.bincount(old.labels, weights)[old.labels]
+        self._weights = weights
 
     @property
     def sampler(self) -> DeviceLoader:

@@ -1,4 +1,4 @@
-"""What a network learned and lost when it was trained further: as text, as JSON and as a picture."""
+"""The forgetting report: what a network learned and lost when it was trained further, as text, JSON and picture."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,13 +10,14 @@ from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.comparison import Comparison
 
 Comparisons = Mapping[str, Comparison]
-"""By the name of the images: "old", "new", "learned", "test"; only those that there are."""
+"""By the name of the images: "old", "earlier", "new", "learned", "test"; only those that there are."""
 
 _FLIPS_LISTED = 20
 _FLIPS_SHOWN = 8
 
 MEANING = {
     "old": "old images, held out from all training",
+    "earlier": "images held out of earlier increments",
     "new": "new images, held out",
     "learned": "new images, learned from",
     "test": "test images",
@@ -52,7 +53,7 @@ def overview(comparisons: Comparisons) -> str:
     for name, each in comparisons.items():
         before, after = each.before.metrics["acc"], each.after.metrics["acc"]
         lines.append(
-            f"{name:{width}}  {len(each):6,}  {before:.4f}  {after:.4f}  {each.change:+6.2f}  {len(each.lost):6,}  "
+            f"{name:{width}}  {len(each):6,}  {before:.4f}  {after:.4f}  {each.change:+z6.2f}  {len(each.lost):6,}  "
             f"{len(each.gained):6,}   {MEANING.get(name, '')}".rstrip()
         )
     lines.append("change is in points of accuracy; lost were right before and are wrong now, gained the reverse")
@@ -69,7 +70,7 @@ def by_class(name: str, comparison: Comparison) -> str:
         if support[index]:
             lines.append(
                 f"{title:{width}}  {int(support[index]):6,}  {before[index]:.4f}  {after[index]:.4f}  "
-                f"{100 * float(after[index] - before[index]):+6.2f}  {float(forgotten[index]):9.2f}"
+                f"{100 * float(after[index] - before[index]):+z6.2f}  {float(forgotten[index]):9.2f}"
             )
     lines.append(f"{'mean forgetting':{width}}  {'':30}  {_mean_forgetting(comparison):9.2f}")
     return "\n".join(lines) + "\n"
@@ -91,23 +92,27 @@ def _flips_text(name: str, comparison: Comparison) -> list[str]:
 
 
 def flipped_png(comparisons: Comparisons, images: Mapping[str, Tensor], title: str) -> bytes | None:
-    """Pictures whose answer flipped, of each set the surest losses and gains; none if none flipped.
+    """Images whose prediction flipped: gains, then losses, of each set the most confident; none if none flipped.
 
     Args:
         comparisons: by the name of the images.
         images: uint8 (N, 32, 32, 3), by the same names, in the order of the comparisons' rows.
         title: over the picture.
     """
-    tiles, captions = [], []
-    for name, each in comparisons.items():
-        class_names = each.before.class_names
-        for rows in (each.lost, each.gained):
+    groups = []
+    for heading, is_good in (("Gained: wrong before, right now", True), ("Lost: right before, wrong now", False)):
+        tiles, captions = [], []
+        for name, each in comparisons.items():
+            class_names = each.before.class_names
+            rows = each.gained if is_good else each.lost
             sure = each.after.probs[rows].amax(1).argsort(descending=True)[:_FLIPS_SHOWN]
             for row in rows[sure].tolist():
                 before, after = (class_names[int(one.preds[row])] for one in (each.before, each.after))
                 tiles.append(images[name][row].cpu())
                 captions.append((f"{before} → {after}", f"{name} #{row}, {class_names[int(each.before.labels[row])]}"))
-    return plots.captioned_grid(torch.stack(tiles), captions, title) if tiles else None
+        if tiles:
+            groups.append((heading, is_good, torch.stack(tiles), captions))
+    return plots.groups_of_images(groups, title) if groups else None
 
 
 def png(comparisons: Comparisons, title: str) -> bytes:

@@ -4,7 +4,7 @@ import io
 from collections.abc import Mapping, Sequence
 
 import torch
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -112,6 +112,27 @@ def captioned_grid(images: Tensor, captions: Sequence[tuple[str, str]], title: s
     return _tiles(images, [(above, below, _INK) for above, below in captions], title, columns=8, width=1.7)
 
 
+def groups_of_images(groups: Sequence[tuple[str, bool, Tensor, Sequence[tuple[str, str]]]], title: str) -> bytes:
+    """Groups of images under each other, with a line above and a line below each image.
+
+    Args:
+        groups: heading, whether it is good (green) or bad (red), uint8 images (N, 32, 32, 3) with N > 0, and what
+            stands above and below each.
+        title: over the picture.
+    """
+    width, columns = 1.7, 8
+    lines = [-(-len(images) // columns) for _, _, images, _ in groups]
+    size = (width * columns, (width + 0.4) * sum(lines) + 0.5 * (len(groups) + 1))
+    figure = Figure(figsize=size, dpi=_DPI, layout="constrained")
+    figure.suptitle(title, color=_INK, x=0.01, ha="left")
+    parts = figure.subfigures(len(groups), 1, height_ratios=lines, squeeze=False)[:, 0]
+    for part, (heading, is_good, images, captions) in zip(parts, groups, strict=True):
+        color = _RIGHT if is_good else _WRONG
+        part.suptitle(heading, color=color, x=0.01, ha="left", fontsize=11)
+        _draw_tiles(part, images, [(above, below, color) for above, below in captions], columns)
+    return _png(figure)
+
+
 def before_and_after(panels: Sequence[tuple[str, Sequence[tuple[str, float, float]]]], title: str) -> bytes:
     """A panel each: a line a row, from its value before to its value after, green if it rose and red if it fell.
 
@@ -130,7 +151,7 @@ def before_and_after(panels: Sequence[tuple[str, Sequence[tuple[str, float, floa
             axes.scatter([before], [place], s=28, facecolor="white", edgecolor=_INK, zorder=2)
             axes.scatter([after], [place], s=28, color=color, zorder=3)
             axes.annotate(
-                f"{100 * (after - before):+.1f}",
+                f"{100 * (after - before):+z.1f}",
                 (max(before, after), place),
                 (7, 0),
                 textcoords="offset points",
@@ -156,6 +177,12 @@ def _tiles(
     lines = max(1, -(-len(images) // columns))
     figure = Figure(figsize=(width * columns, (width + 0.4) * lines + 0.5), dpi=_DPI, layout="constrained")
     figure.suptitle(title, color=_INK, x=0.01, ha="left")
+    _draw_tiles(figure, images, captions, columns)
+    return _png(figure)
+
+
+def _draw_tiles(figure: FigureBase, images: Tensor, captions: Sequence[tuple[str, str, str]], columns: int) -> None:
+    lines = max(1, -(-len(images) // columns))
     for place, (image, (above, below, color)) in enumerate(zip(images, captions, strict=True), start=1):
         axes = figure.add_subplot(lines, columns, place)
         axes.imshow(image.numpy(), interpolation="nearest")
@@ -164,7 +191,6 @@ def _tiles(
         axes.set_title(above, fontsize=9, color=color)
         axes.set_xlabel(below, fontsize=9, color=_INK)
         axes.spines[:].set_color(color)
-    return _png(figure)
 
 
 def _png(figure: Figure) -> bytes:

@@ -17,8 +17,9 @@ from typing import Any, Literal
 
 from cifar_lit.errors import RegistryError, VersionDamagedError, VersionNotFoundError
 from cifar_lit.files import hold, read_file, replace_synced, sync_folder, try_lock, write_synced, write_tree
-from cifar_lit.registry import model_card
+from cifar_lit.registry import increments, model_card
 from cifar_lit.registry.history import History, utc_now
+from cifar_lit.registry.increments import Increments
 from cifar_lit.registry.manifest import About, Manifest, Standing
 from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.version import MANIFEST, MAX_FILE_BYTES, Version
@@ -34,6 +35,7 @@ _STAGING = ".staging-"
 _ID = re.compile(r"v(\d{4,})")
 _LOCK_TIMEOUT_S = 60.0
 _PUBLISHED = "published"
+_FIRST = " (first: "
 
 _log = logging.getLogger(__name__)
 
@@ -53,6 +55,7 @@ class Registry:
     def __init__(self, root: str | os.PathLike[str] | None = None) -> None:
         self.root = Path(root or os.environ.get(ROOT_VARIABLE) or DEFAULT_ROOT).expanduser()
         self.history = History(self.root / "history.jsonl")
+        self.increments = Increments(self.root / increments.FOLDER)
 
     def __str__(self) -> str:
         return f"{self.root}/"
@@ -218,7 +221,7 @@ class Registry:
 
         Args:
             version_id: an id or "latest".
-            reason: kept in the manifest and the history.
+            reason: kept in the history, and in the manifest beside the first reason that was given for its standing.
             instead_of: id of the champion that the decision was based on (None for no champion); not checked if left
                 out.
 
@@ -230,7 +233,7 @@ class Registry:
             before = self._champion_id()
             if instead_of not in ("", before):
                 raise ChampionChangedError(f"the champion is {before}, no longer {instead_of}. Compare again.")
-            version = self._stand(version, "promoted", reason)
+            version = self._stand(version, "promoted", _beside(reason, version.manifest))
             self.history.record("promote", version.id, reason, instead_of=before)
             replace_synced(self.root / _CHAMPION, f"{version.id}\n".encode())
             return version
@@ -256,21 +259,28 @@ class Registry:
             self.history.record("reject", version.id, reason)
             return version
 
-    def rollback(self, reason: str) -> Version:
+    def rollback(self, reason: str, *, champion_id: str = "") -> Version:
         """Brings back the version that was served before the champion; the champion becomes rejected.
+
+        Args:
+            reason: kept as `promote` does.
+            champion_id: which champion is meant; not checked if left out.
 
         Returns:
             The champion from now on.
 
         Raises:
             RegistryError: no whole version was served before.
+            ChampionChangedError: the champion is another one.
         """
         with self._explained("nothing was rolled back"), self._locked():
             champion = self.resolve(LATEST)
+            if champion_id not in ("", champion.id):
+                raise ChampionChangedError(f"the champion is {champion.id}, no longer {champion_id}.")
             earlier = self._served_before(champion)
             # The pointer moves first: whatever happens next, the version that is served is a promoted one.
             replace_synced(self.root / _CHAMPION, f"{earlier.id}\n".encode())
-            self._stand(champion, "rejected", reason)
+            self._stand(champion, "rejected", _beside(reason, champion.manifest))
             self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
 
@@ -418,6 +428,12 @@ class Registry:
         raise RegistryError(
             f"{self}: no other promoted version was served before {champion.id}. Promote one by its id."
         )
+
+
+def _beside(reason: str, manifest: Manifest) -> str:
+    """A reason with the first one that was given, which is the gate's, in brackets."""
+    first = manifest.reason.partition(_FIRST)[2].removesuffix(")") or manifest.reason
+    return reason if first in ("", _PUBLISHED) else f"{reason}{_FIRST}{first})"
 
 
 def _with_card(manifest: Manifest) -> tuple[Manifest, bytes]:

@@ -4,7 +4,7 @@
     FOLDER/corrections/used/      those that a promoted version has learned, by its id
     FOLDER/uploads/               visitors' files and the reports about them, for an hour
     FOLDER/jobs/<time>/           a fine-tuning: its log.txt, and while it runs what it learns from
-    FOLDER/learned/<sha256>.npz   increments that promoted versions have learned, to be replayed later
+    FOLDER/learned/<sha256>.npz   increments that versions of earlier releases have learned, to be replayed
 
 Visitors' files are opened by other processes alone. Knows nothing of pages and of HTTP.
 """
@@ -215,6 +215,19 @@ class Teacher:
         self._tuning, self._task = tuning, task
         await tuning.taken.wait()
         return tuning.job
+
+    async def undo(self, *, discard: bool) -> None:
+        """Brings back the version that answered before the last fine-tuning.
+
+        Args:
+            discard: leave the corrections that it learned put away; else they wait again.
+
+        Raises:
+            CifarLitError: as `Tuning.undo` says.
+        """
+        if self._tuning is None:
+            raise SettingError("There is nothing to undo: no fine-tuning has ended since the server started.")
+        await asyncio.to_thread(self._tuning.undo, discard=discard)
 
     async def wait(self) -> Job | None:
         """The last fine-tuning, when it has ended."""

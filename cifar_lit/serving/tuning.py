@@ -4,7 +4,6 @@ a process of its own."""
 import asyncio
 import json
 import logging
-import os
 import shutil
 import time
 from collections import deque
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from cifar_lit.data import corrections
-from cifar_lit.errors import CifarLitError, DataError
+from cifar_lit.errors import CifarLitError, DataError, SettingError
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.serving import child
@@ -27,7 +26,7 @@ _ERROR = "error: "
 
 _log = logging.getLogger(__name__)
 
-State = Literal["running", "promoted", "candidate", "rejected", "failed", "stopped"]
+State = Literal["running", "promoted", "candidate", "rejected", "failed", "stopped", "undone"]
 
 
 @dataclass(frozen=True)
@@ -45,10 +44,11 @@ class Job:
 
     Attributes:
         id: names its folder.
-        state: running, what the gate decided, failed or stopped.
+        state: running, what the gate decided, failed, stopped, or undone after it was promoted.
         stage: what it does, in words.
         done: share of the whole, 0..1; never falls.
         version: id of the version that it made.
+        parent: id of the version that it was made from.
         reason: the gate's, or why it failed.
         figures: of the version, by what was measured: "old" images, held-out "new" ones, those that it "learned" from,
             "test" images; only those that there are.
@@ -61,6 +61,7 @@ class Job:
     stage: str = "starting"
     done: float = 0.0
     version: str | None = None
+    parent: str | None = None
     reason: str = ""
     figures: dict[str, Figures] = field(default_factory=dict)
     log: tuple[str, ...] = ()
@@ -74,12 +75,17 @@ class Places:
     Attributes:
         corrections: those that wait; what a promoted version has learned goes to its `used/`.
         jobs: a folder for each fine-tuning.
-        learned: increments that promoted versions have learned, by their SHA-256.
+        learned: increments that versions have learned with earlier releases, by their SHA-256; the registry keeps those
+            of today.
     """
 
     corrections: Path
     jobs: Path
     learned: Path
+
+    def used(self, version_id: str) -> Path:
+        """Where the corrections lie that a version has learned."""
+        return self.corrections / "used" / version_id
 
 
 class Tuning:
@@ -125,7 +131,7 @@ class Tuning:
         try:
             version = await self._learn(increment)
             try:
-                await asyncio.to_thread(self._keep, version)
+                await asyncio.to_thread(self._put_away, version)
             finally:  # there is a version, whatever happens now
                 self._end(version.manifest.standing, version.manifest.reason)
         except (CifarLitError, OSError) as error:
@@ -137,6 +143,30 @@ class Tuning:
     def fail(self, reason: str) -> None:
         """Says why it failed, whoever ends it now."""
         self._end("failed", reason)
+
+    def undo(self, *, discard: bool) -> None:
+        """Brings back the version that answered before, if the one that this made does.
+
+        Args:
+            discard: leave the corrections that it learned put away; else they wait again.
+
+        Raises:
+            SettingError: it was not promoted, or is undone already.
+            RegistryError: another version is the champion by now, or the registry can't be written.
+            DataError: the corrections can't be brought back; the version is.
+        """
+        job = self._job
+        if job.state != "promoted" or job.version is None:
+            raise SettingError("There is nothing to undo: no fine-tuning has changed the version that answers.")
+        self._job = replace(job, state="undone", reason="It was undone.")
+        try:
+            self._registry.rollback("undone on the page", champion_id=job.version)
+        except BaseException:
+            self._job = job
+            raise
+        used = self._places.used(job.version)
+        if used.is_dir() and not discard:
+            corrections.bring_back(used, self._places.corrections)
 
     def close(self) -> None:
         """Leaves nothing but the log. To be called once, when `run` has ended in whatever way."""
@@ -163,10 +193,11 @@ class Tuning:
             *self._options,
             *("--registry", str(self._registry.root), "--data.increments", str(npz)),
             *(["--data.old_increments", *map(str, before)] if before else []),
-            *("--trainer.enable_progress_bar", "false", "--progress", "--json"),
+            *(["--data.corrections", "true"] if increment is None else []),
+            *("--any-standing", "--trainer.enable_progress_bar", "false", "--progress", "--json"),
         )
         version = self._registry.get(json.loads(output)["id"])
-        self._change(version=version.id, figures=_figures(version))
+        self._change(version=version.id, parent=version.manifest.parent, figures=_figures(version))
         return version
 
     @property
@@ -198,24 +229,18 @@ class Tuning:
         self._job = replace(self.job, state=state, reason=reason, done=done)
 
     def _learned_before(self) -> list[Path]:
-        """The increments that the champion has learned, as far as they were kept."""
+        """The increments that the champion has learned and that an earlier release kept here."""
         champion = self._registry.champion()
         known = champion.manifest.data.get("increments", []) if champion else []
         paths = [self._places.learned / f"{each['sha256']}.npz" for each in known]
         return [path for path in dict.fromkeys(paths) if path.is_file()]
 
-    def _keep(self, version: Version) -> None:
-        """Keeps what a promoted version has learned, and puts its corrections away."""
-        if version.manifest.standing != "promoted":
+    def _put_away(self, version: Version) -> None:
+        """Puts the corrections away that a promoted version has learned."""
+        if version.manifest.standing != "promoted" or not self._copied.is_dir():
             return
         try:
-            self._places.learned.mkdir(exist_ok=True)
-            (npz,) = self._folder.glob("*.npz")
-            digest = version.manifest.data["increments"][-1]["sha256"]
-            os.replace(npz, self._places.learned / f"{digest}.npz")
-            if self._copied.is_dir():
-                used = self._places.corrections / "used" / version.id
-                corrections.settle(self._places.corrections, self._copied, used)
+            corrections.settle(self._places.corrections, self._copied, self._places.used(version.id))
         except (CifarLitError, OSError) as error:  # the version is served all the same
             _log.warning("what %s has learned can't be put away: %s", version.id, error)
 

@@ -1,4 +1,4 @@
-"""How far to go from the parent to what fine-tuning made of it: as far as the gate lets it."""
+"""Weight interpolation between a parent and what fine-tuning made of it: as much of the child as passes the gate."""
 
 import copy
 import math
@@ -13,6 +13,41 @@ from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.models.networks import Network
 from cifar_lit.training.gate import Evidence, Gate, Verdict
+
+
+@dataclass(frozen=True)
+class Given:
+    """What the gate is told besides answers.
+
+    Attributes:
+        num_given: new images as they came.
+        corrections: a person who saw the parent's answers gave the labels.
+        known: why no new image is new, in words; empty if some are.
+        best: id of the best version of the parent's line; empty if that is the parent.
+        best_on_old: its answers to the old validation images.
+    """
+
+    num_given: int
+    corrections: bool = False
+    known: str = ""
+    best: str = ""
+    best_on_old: Evaluation | None = None
+
+    def evidence(self, comparisons: Mapping[str, Comparison]) -> Evidence:
+        """All that the gate weighs, with parent and child compared on "learned" and, where there are any, on "old",
+        "new" and "earlier" images."""
+        old = comparisons.get("old")
+        return Evidence(
+            old,
+            comparisons.get("new"),
+            comparisons["learned"],
+            self.num_given,
+            earlier=comparisons.get("earlier"),
+            line=None if old is None or self.best_on_old is None else Comparison(self.best_on_old, old.after),
+            best=self.best,
+            corrections=self.corrections,
+            known=self.known,
+        )
 
 
 @dataclass(frozen=True)
@@ -34,9 +69,10 @@ class Judged:
 
 @dataclass(frozen=True)
 class Blend:
-    """Mixes the weights of parent and child: as much of the child as passes the gate.
+    """Interpolates the weights of parent and child (WiSE-FT).
 
-    Ilharco et al., "Patching open-vocabulary models by interpolating weights" (NeurIPS 2022).
+    Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022); Ilharco et al., "Patching open-vocabulary
+    models by interpolating weights" (NeurIPS 2022).
 
     Attributes:
         shares: of the child, tried in this order until one passes. [1.0] takes the child as it is.
@@ -48,9 +84,7 @@ class Blend:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
             raise SettingError(f"shares is {list(self.shares)}, expected one or more numbers, 0 < share <= 1.")
 
-    def judge(
-        self, parent: Network, child: Network, sets: Mapping[str, ImageSet], gate: Gate, num_given: int
-    ) -> Judged:
+    def judge(self, parent: Network, child: Network, sets: Mapping[str, ImageSet], gate: Gate, given: Given) -> Judged:
         """The first mix that passes the gate; if none does, the first of all.
 
         A share is passed over only for what it costs: where the labels look wrong, less of them is no better.
@@ -58,9 +92,9 @@ class Blend:
         Args:
             parent: on the child's device.
             child: what training made of it.
-            sets: images by name; "old", "new" and "learned" are the gate's evidence.
+            sets: images by name; "old", "new", "earlier" and "learned" are the gate's evidence.
             gate: decides.
-            num_given: new images as they came.
+            given: what else the gate is told.
 
         Raises:
             SettingError: the child's answers are not finite.
@@ -71,7 +105,7 @@ class Blend:
             network = mix(parent, child, share)
             after = {name: evaluate(network, data) for name, data in sets.items()}
             comparisons = compare(before, after)
-            judged = Judged(network, share, comparisons, gate.judge(evidence(comparisons, num_given)))
+            judged = Judged(network, share, comparisons, gate.judge(given.evidence(comparisons)))
             if judged.verdict.standing == "promoted":
                 return judged
             first = first or judged
@@ -96,11 +130,6 @@ def compare(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -
             "(--model.optimizer.lr)."
         )
     return {name: Comparison(before[name], after[name]) for name in after}
-
-
-def evidence(comparisons: Mapping[str, Comparison], num_given: int) -> Evidence:
-    """What the gate asks for, of the comparisons that there are."""
-    return Evidence(comparisons.get("old"), comparisons.get("new"), comparisons["learned"], num_given)
 
 
 @torch.no_grad()

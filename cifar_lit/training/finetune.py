@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from pytorch_lightning.utilities import rank_zero_warn
 
@@ -22,11 +24,13 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.seeding import global_seed
-from cifar_lit.training.blend import Blend, compare, evidence
+from cifar_lit.training.blend import Blend, Given
 from cifar_lit.training.gate import Gate
+from cifar_lit.training.line import ROWS, best, keep, line, remembered
 from cifar_lit.training.progress import Tell, tell_nobody
 from cifar_lit.training.promotion import Decision
 from cifar_lit.training.publish import Published, publish
+from cifar_lit.training.rival import beside
 
 
 @dataclass(frozen=True)
@@ -36,10 +40,12 @@ class FineTuned:
     Attributes:
         published: the version and the gate's decision.
         comparisons: parent and child, by the names of `lessons.MEANING`.
+        share: of the child in the version's weights, 0..1; the rest is the parent's.
     """
 
     published: Published
     comparisons: lessons.Comparisons
+    share: float
 
     def report(self) -> str:
         """What was learned, and what of the old was lost; `report/lessons.txt` says it all."""
@@ -57,6 +63,8 @@ def finetune(
     *,
     blend: Blend,
     config: str,
+    reference: Version | None = None,
+    keep_mib: int = 0,
     source: Path | None = None,
     tell: Tell = tell_nobody,
 ) -> FineTuned:
@@ -72,15 +80,21 @@ def finetune(
         blend: how much of what was learned is kept.
         registry: where the version goes.
         config: text of the config file that makes this run again.
+        reference: what the loss of a whole line is measured against. Default: the version of the parent's line that was
+            most accurate on the old validation images.
+        keep_mib: MiB that the increments kept in the registry may take; 0 keeps none.
         source: the file that the parent was read from, if it is no version.
         tell: gets each stage as it begins, and the end of the last; `TellProgress` among the trainer's callbacks tells
             of the learning.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C; no version was made unless this came while one was published.
         SettingError: no training step was made, or the training diverged.
         RegistryError: no version could be written; the registry is as it was.
     """
     tell("reading data", 0.0)
+    versions = line(registry, parent.version)
+    datamodule.remembered = remembered(registry, versions)
     datamodule.prepare_data()
     datamodule.setup("fit")
     for note in [*datamodule.notes, *_doubts(parent, datamodule)]:
@@ -92,21 +106,19 @@ def finetune(
     device = trainer.strategy.root_device  # Lightning's teardown has moved the network to the CPU
     child = tuner.network.float().to(device).eval()
     sets = judges(datamodule)
-    judged = blend.judge(parent.network.to(device), child, sets, gate, num_given=datamodule.num_given)
+    given = _given(parent, datamodule, reference, versions, device)
+    judged = blend.judge(parent.network.to(device), child, sets, gate, given)
     network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict
     after = {name: each.after for name, each in comparisons.items()}
+    data = _fingerprint(parent, datamodule)
 
     def decide(champion: Version | None) -> Decision:
         if verdict.standing != "promoted" or champion is None or champion.id == parent.name:
             return verdict
-        rival = load_network(champion, device)
-        theirs = {name: evaluate(rival, data) for name, data in sets.items()}
-        decision = gate.judge(evidence(compare(theirs, after), datamodule.num_given))
+        decision = beside(champion, network, datamodule, data, gate, given, registry)
         if decision.standing == "promoted":
             return Decision("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
-        return Decision(
-            "candidate", f"{verdict.reason}; but champion {champion.id} is not its parent: {decision.reason}"
-        )
+        return Decision("candidate", f"{verdict.reason}; but beside champion {champion.id}: {decision.reason}")
 
     training = {
         "epochs": len(tuner.history),
@@ -126,33 +138,44 @@ def finetune(
     if source is not None:
         training["from_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     tell("publishing", 0.0)
+    if verdict.standing != "rejected":
+        keep(datamodule, registry, keep_mib)
     published = publish(
         network,
         registry,
         evaluations=_reported(after),
         decide=decide,
-        data=_fingerprint(parent, datamodule),
+        data=data,
         config=config,
         training=training,
         history=tuner.history,
         seed=global_seed(),
         parent=parent.version.id if parent.version else None,
-        extra_files=_lessons(comparisons, sets, parent.name),
+        extra_files={
+            ROWS: (json.dumps(datamodule.rows) + "\n").encode(),
+            **_lessons(comparisons, sets, parent.name),
+        },
     )
     tell("publishing", 1.0)
-    return FineTuned(published, comparisons)
+    return FineTuned(published, comparisons, judged.share)
 
 
 def learn(tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer) -> None:
     """Trains.
 
     Raises:
+        KeyboardInterrupt: Ctrl-C.
         SettingError: no epoch was finished.
     """
     datamodule.setup("fit")
     if datamodule.old_train is None:
         tuner.without_replay()
-    trainer.fit(tuner, datamodule=datamodule)
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    try:
+        trainer.fit(tuner, datamodule=datamodule)
+    except SystemExit as ended:  # Lightning makes status 1 of Ctrl-C, and ignores it from then on
+        signal.signal(signal.SIGINT, on_interrupt)
+        raise KeyboardInterrupt from ended
     if not tuner.history or trainer.fast_dev_run:  # type: ignore[attr-defined]
         raise SettingError(
             "No epoch was finished, so nothing was learned and no version was made. Train for one epoch or more, "
@@ -174,7 +197,12 @@ def _lessons(comparisons: lessons.Comparisons, sets: dict[str, ImageSet], parent
 
 def judges(datamodule: FinetuneDataModule) -> dict[str, ImageSet]:
     """The images that parent and child are compared on, by the names of `lessons.MEANING`."""
-    sets = {"old": datamodule.old_val, "new": datamodule.new_val, "learned": datamodule.new_train}
+    sets = {
+        "old": datamodule.old_val,
+        "earlier": datamodule.earlier_val,
+        "new": datamodule.new_val,
+        "learned": datamodule.new_train,
+    }
     if datamodule.has_test:
         sets["test"] = datamodule.test_set
     return {name: data for name, data in sets.items() if data is not None and len(data)}
@@ -187,11 +215,38 @@ def _reported(after: dict[str, Evaluation]) -> dict[str, Evaluation]:
     return found or {"new": after.get("new", after["learned"])}
 
 
+def _given(
+    parent: Model,
+    datamodule: FinetuneDataModule,
+    reference: Version | None,
+    versions: list[Version],
+    device: torch.device,
+) -> Given:
+    """What the gate is told besides answers."""
+    given = Given(datamodule.num_given, datamodule.corrections, datamodule.known)
+    old = datamodule.old_val
+    if old is None:
+        return given
+    reference = reference or best(versions, datamodule.fingerprint())
+    if reference is None or reference.id == parent.name:
+        return given
+    return replace(given, best=reference.id, best_on_old=evaluate(load_network(reference, device), old))
+
+
 def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:
-    """The parent's data and the increments; what old images were replayed, where the parent's are not known."""
-    known = parent.version.manifest.data if parent.version else {}
-    if datamodule.has_test and not known.get("train", {}).get("sha256"):
-        known = datamodule.fingerprint()
+    """What parent and child together were trained on: the parent's data, or the old images where that is not known, and
+    the increments. Validation images are those of which neither learned."""
+    known = dict(parent.version.manifest.data) if parent.version else {}
+    ours = datamodule.fingerprint() if datamodule.has_test else None
+    theirs = known.get("train", {}).get("sha256")
+    if ours is not None and theirs is None:
+        known = {**ours, "unknown_data_of": parent.name}
+    elif ours is not None and theirs != ours["train"]["sha256"]:
+        known["unknown_data_of"] = parent.name
+    elif ours is not None and known["split"] != ours["split"]:
+        seed, seeds = known["split"]["seed"], {known["split"]["seed"], ours["split"]["seed"]}
+        least = min(known["split"]["val_fraction"], ours["split"]["val_fraction"])
+        known["split"] = {"seed": seed, "val_fraction": least if len(seeds) == 1 else 0.0}
     if not known:
         unknown: dict[str, Any] = {"count": None, "sha256": None}
         split = {"seed": None, "val_fraction": None}
@@ -213,10 +268,10 @@ def _doubts(parent: Model, datamodule: FinetuneDataModule) -> list[str]:
                 "some of the images that judge it"
             )
     at_hand = {each["sha256"] for each in [*datamodule.learned, *datamodule.replayed]}
-    for each in known.get("increments", []):
-        if each["sha256"] not in at_hand:
+    for increment in datamodule.remembered:
+        if increment.path is None and increment.sha256 not in at_hand:
             doubts.append(
-                f"{parent.name} learned {each['name']}, which is not replayed and may be forgotten: name it with "
+                f"{parent.name} learned {increment.name}, which is not replayed and may be forgotten: name it with "
                 "--data.old_increments"
             )
     return doubts

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -10,6 +11,8 @@ from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.training.promotion import Decision
 
+Cause = Literal["", "unusable", "labels", "no old images", "forgets", "new fell", "known", "too few", "no gain"]
+
 
 @dataclass(frozen=True)
 class Evidence:
@@ -17,22 +20,32 @@ class Evidence:
 
     Attributes:
         old: both on old validation images, which neither learned from; none if there are none at hand.
-        new: both on the part of the new images that was held out; none if they were too few to hold any out.
+        new: both on the part of the new images that was held out; none if they were too few to hold any out, or none of
+            them was new.
         learned: both on the new images that the child learned from.
         num_given: new images as they came, before copies and the like were left out.
+        earlier: both on what was held out of the increments that the parent's line learned before; none if none was.
+        line: the best version of the parent's line and the child on old validation images; none if that is the parent.
+        best: id of that version.
+        corrections: a person who saw the parent's answers gave the labels.
+        known: why no new image is new, in words; empty if some are.
     """
 
     old: Comparison | None
     new: Comparison | None
     learned: Comparison
     num_given: int
+    earlier: Comparison | None = None
+    line: Comparison | None = None
+    best: str = ""
+    corrections: bool = False
+    known: str = ""
 
     @property
     def label_rank(self) -> float:
         """Mean place of the given labels in the parent's order of classes: 0 if it would give them itself, 4.5 if they
         have nothing to do with the images."""
-        parts = [part.before for part in (self.new, self.learned) if part is not None]
-        return torch.cat([_ranks(part) for part in parts]).mean().item()
+        return torch.cat([_ranks(part.before) for part in self._new_images]).mean().item()
 
     @property
     def rise_p_value(self) -> float:
@@ -49,7 +62,19 @@ class Evidence:
 
     @property
     def num_usable(self) -> int:
-        return len(self.learned) + (0 if self.new is None else len(self.new))
+        return sum(map(len, self._new_images))
+
+    @property
+    def mistakes(self) -> tuple[int, int, int]:
+        """Of all new images: how many the parent gets wrong, how many of these the child gets right, and how many the
+        child alone gets wrong."""
+        gained, lost = (sum(len(getattr(part, name)) for part in self._new_images) for name in ("gained", "lost"))
+        right = sum(int((part.before.preds == part.before.labels).sum()) for part in self._new_images)
+        return self.num_usable - right, gained, lost
+
+    @property
+    def _new_images(self) -> list[Comparison]:
+        return [part for part in (self.new, self.learned) if part is not None]
 
 
 @dataclass(frozen=True)
@@ -57,10 +82,15 @@ class Verdict(Decision):
     """A decision of the gate.
 
     Attributes:
-        costly: it was rejected for what it costs, so that less of the change may pass.
+        cause: what kept it from being promoted; empty if nothing did.
     """
 
-    costly: bool = False
+    cause: Cause = ""
+
+    @property
+    def costly(self) -> bool:
+        """Whether it was rejected for what it costs, so that less of the change may pass."""
+        return self.cause in ("forgets", "new fell")
 
 
 @dataclass(frozen=True)
@@ -68,24 +98,28 @@ class Gate:
     """The conditions that a fine-tuned network must meet, all of them.
 
     Attributes:
-        max_drop: largest loss of accuracy on old images, in points (of 100).
+        max_drop: largest loss of accuracy on old images against the parent, in points (of 100).
+        max_line_drop: largest loss against the best version of the parent's line, in points: the budget of all
+            fine-tunings of a line together.
         confidence: how sure it must be that the loss is no larger, and how sure that new images are not answered worse
             before that counts against it. 0.5 goes by the figures alone.
         max_label_rank: mean place of the given labels in the parent's order of classes up to which they count as
-            plausible. Beyond it, they must show their worth: learning them has to make held-out ones come true.
-        rise_p_value: how unlikely that must be as chance, or as a mere leaning to the classes that were given.
+            plausible. Beyond it, learning them must improve accuracy on the held-out ones, corrections or not.
+        rise_p_value: how unlikely that improvement must be as chance, or as a mere leaning to the classes that were
+            given.
     """
 
     max_drop: float = 0.5
+    max_line_drop: float = 0.5
     confidence: float = 0.9
     max_label_rank: float = 1.5
     rise_p_value: float = 0.05
 
     def __post_init__(self) -> None:
-        if not (0 <= self.max_drop <= 100 and 0.5 <= self.confidence < 1):
+        if not (0 <= self.max_drop <= 100 and 0 <= self.max_line_drop <= 100 and 0.5 <= self.confidence < 1):
             raise SettingError(
-                f"max_drop is {self.max_drop} and confidence {self.confidence}, expected 0..100 points and "
-                "0.5 <= confidence < 1."
+                f"max_drop is {self.max_drop}, max_line_drop {self.max_line_drop} and confidence {self.confidence}, "
+                "expected 0..100 points, 0..100 points and 0.5 <= confidence < 1."
             )
         if not (self.max_label_rank >= 0 and 0 < self.rise_p_value < 1):
             raise SettingError(
@@ -101,36 +135,94 @@ class Gate:
                 "rejected",
                 f"only {evidence.num_usable:,} of {evidence.num_given:,} new images could be used: the rest are "
                 "copies, show nothing or judge the result",
+                "unusable",
             )
         if not self._labels_hold(evidence):
             return Verdict(
                 "rejected",
                 f"the labels look wrong: on average the parent has {evidence.label_rank:.1f} other classes before the "
-                f"given one (4.5 if labels were drawn by lot), and learning them did not make more held-out ones come "
-                f"true than chance may"
-                f"{f' ({_change(new)})' if new is not None else ''}",
+                f"given one (4.5 if labels were drawn by lot), and learning them did not improve accuracy on held-out "
+                f"ones beyond chance{f' ({_change(new)})' if new is not None else ''}",
+                "labels",
             )
         if old is None:
             return Verdict(
-                "candidate", "there were no old images to tell what was forgotten; promote it by hand if it is good"
+                "candidate",
+                "there were no old images to tell what was forgotten; promote it by hand if it is good",
+                "no old images",
             )
-        p_value = old.drop_p_value(self.max_drop)
-        if p_value > 1 - self.confidence:
+        lost = self._forgets(evidence)
+        if lost is not None:
+            return lost
+        unproven = self._unproven(evidence)
+        if unproven is not None:
+            return unproven
+        kept = f"old accuracy {_change(old)} (p = {old.drop_p_value(self.max_drop):.2g})"
+        if evidence.line is not None:
+            p_value = evidence.line.drop_p_value(self.max_line_drop)
+            kept += f", since {evidence.best}, the best of its line, {_change(evidence.line)} (p = {p_value:.2g})"
+        return Verdict("promoted", f"{_gain(evidence)}; {kept}")
+
+    def _forgets(self, evidence: Evidence) -> Verdict | None:
+        """What was lost of the old, of earlier increments and of the new."""
+        limits = (
+            ("", evidence.old, self.max_drop),
+            (f"since {evidence.best}, the best of its line, ", evidence.line, self.max_line_drop),
+        )
+        for since, old, max_drop in limits:
+            if old is not None and old.drop_p_value(max_drop) > 1 - self.confidence:
+                return Verdict(
+                    "rejected",
+                    f"old accuracy {since}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
+                    f"out (p = {old.drop_p_value(max_drop):.2g}, {1 - self.confidence:.2g} or less is asked for)",
+                    "forgets",
+                )
+        earlier, new = evidence.earlier, evidence.new
+        if earlier is not None and earlier.fall_p_value() <= 1 - self.confidence:
             return Verdict(
-                "rejected",
-                f"old accuracy {_change(old)}: that it fell by more than {self.max_drop:g} points can't be ruled out "
-                f"(p = {p_value:.2g}, {1 - self.confidence:.2g} or less is asked for)",
-                costly=True,
+                "rejected", f"accuracy on images held out of earlier increments fell, {_change(earlier)}", "forgets"
             )
         if new is not None and new.fall_p_value() <= 1 - self.confidence:
-            return Verdict("rejected", f"new accuracy fell, {_change(new)}", costly=True)
-        told = f"new accuracy {_change(new)}" if new is not None else "new images were too few to hold any out"
-        return Verdict("promoted", f"{told}; old accuracy {_change(old)} (p = {p_value:.2g})")
+            return Verdict("rejected", f"new accuracy fell, {_change(new)}", "new fell")
+        return None
+
+    def _unproven(self, evidence: Evidence) -> Verdict | None:
+        """Why nothing shows that the child is better than the parent; none if something does."""
+        wrong, gained, lost = evidence.mistakes
+        if evidence.corrections and gained > lost and 2 * gained > wrong:
+            return None
+        if evidence.new is not None and evidence.rise_p_value <= self.rise_p_value:
+            return None
+        if evidence.corrections:
+            said = f"of {evidence.num_usable:,} corrections the parent answers {wrong:,} wrong"
+            return Verdict("candidate", f"{said}, and of these the child answers {gained:,} right", "no gain")
+        if evidence.known:
+            return Verdict("candidate", evidence.known, "known")
+        if evidence.new is None:
+            return Verdict(
+                "candidate",
+                f"{len(evidence.learned):,} new images are too few to hold any out, so nothing shows that learning "
+                "them helps",
+                "too few",
+            )
+        return Verdict(
+            "candidate",
+            f"new accuracy {_change(evidence.new)}: no improvement beyond chance (p = {evidence.rise_p_value:.2g}, "
+            f"{self.rise_p_value:.2g} or less is asked for)",
+            "no gain",
+        )
 
     def _labels_hold(self, evidence: Evidence) -> bool:
         if evidence.label_rank <= self.max_label_rank:
             return True
         return evidence.rise_p_value <= self.rise_p_value
+
+
+def _gain(evidence: Evidence) -> str:
+    if evidence.new is not None:
+        return f"new accuracy {_change(evidence.new)}"
+    wrong, gained, _ = evidence.mistakes
+    return f"{gained:,} of {wrong:,} mistakes corrected"
 
 
 def _leaning(comparison: Comparison) -> torch.Tensor:

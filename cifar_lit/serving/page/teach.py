@@ -61,6 +61,9 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
             progress = gr.HTML("", elem_id="teach-progress", apply_default_css=False)
             stop = gr.Button("Stop", variant="stop", visible=False, elem_id="teach-stop")
             verdict = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-verdict", apply_default_css=False)
+            with gr.Row(visible=False, elem_id="teach-undo-row") as undo_row:
+                undo = gr.Button("Undo", size="sm", elem_id="teach-undo")
+                undo_drop = gr.Button("Undo, and discard what it learned from", size="sm", elem_id="teach-undo-drop")
             with gr.Accordion("Log", open=False, visible=False, elem_id="teach-log-accordion") as details:
                 log = gr.Textbox(
                     show_label=False, container=False, lines=10, max_lines=10, interactive=False, elem_id="teach-log"
@@ -68,7 +71,7 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
     seen = gr.State("")
     quick, slow = gr.Timer(_RUNNING_S, active=False), gr.Timer(_IDLE_S, active=False)
     outputs = [seen, door, room, quick, slow]
-    outputs += [waiting, start, put_away, tab.start, progress, stop, verdict, details, log]
+    outputs += [waiting, start, put_away, tab.start, progress, stop, verdict, undo_row, details, log]
 
     async def refresh(before: str, increment: Increment | None, request: gr.Request) -> list[Any]:
         """New values of `outputs`; nothing of learning for those who are not signed in."""
@@ -100,6 +103,7 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
             html.progress(view.job),
             gr.update(visible=view.running),
             html.verdict(view),
+            gr.update(visible=view.can_undo),
             gr.update(visible=bool(lines)),
             "\n".join(lines),
         ]
@@ -127,6 +131,20 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
         await teacher.stop()
         return ""
 
+    async def undo_it(request: gr.Request) -> str:
+        return await bring_back(request, discard=False)
+
+    async def undo_and_discard(request: gr.Request) -> str:
+        return await bring_back(request, discard=True)
+
+    async def bring_back(request: gr.Request, *, discard: bool) -> str:
+        require(login, request)
+        try:
+            await teacher.undo(discard=discard)
+        except CifarLitError as error:
+            return problem(str(error))
+        return html.done("The version before answers again.")
+
     async def drop(request: gr.Request) -> str:
         require(login, request)
         try:
@@ -147,6 +165,8 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
         tab.start.click(learn_increment, tab.increment, outcome, **QUIET),
         stop.click(end, None, outcome, **QUIET),
         put_away.click(drop, None, outcome, **QUIET),
+        undo.click(undo_it, None, outcome, **QUIET),
+        undo_drop.click(undo_and_discard, None, outcome, **QUIET),
     ]
     for event in events:
         event.then(refresh, inputs, outputs, queue=False, **QUIET)

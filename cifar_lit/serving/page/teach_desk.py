@@ -1,6 +1,7 @@
 """What somebody who is signed in can have done on the *Teach* tab. Knows nothing of components and of who may."""
 
 import asyncio
+import secrets
 import shutil
 import time
 from collections.abc import Iterable
@@ -57,6 +58,11 @@ class View:
     @property
     def running(self) -> bool:
         return self.job is not None and self.job.state == "running"
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether the version that the job made is the champion."""
+        return self.served in ("now", "soon", "refused")
 
     @property
     def changing(self) -> bool:
@@ -181,6 +187,6 @@ class Desk:
 
     def _put_away(self) -> None:
         copied = self.teacher.new_upload().with_suffix("")  # the teacher sweeps it, should this crash
-        name = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
+        name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
         corrections.copy(self.teacher.corrections, copied)
         corrections.settle(self.teacher.corrections, copied, self.teacher.corrections / "dropped" / name)

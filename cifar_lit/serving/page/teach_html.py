@@ -30,6 +30,7 @@ _HEADS = {
     "rejected": ("Stopped by the gate", "bad"),
     "failed": ("Failed", "bad"),
     "stopped": ("Stopped", "plain"),
+    "undone": ("Undone", "plain"),
 }
 
 
@@ -167,6 +168,7 @@ def _outcome(view: View) -> str:
         "rejected": f"{version} is kept to be looked at, but answers nobody. The version before goes on answering.",
         "failed": "No version was made. The version before goes on answering.",
         "stopped": "Nothing has changed.",
+        "undone": f"{escape(job.parent or 'The version before')} answers everybody again.",
     }[job.state]
 
 
