@@ -9,13 +9,15 @@ import torch
 
 import cifar_lit
 from cifar_lit.cifar10 import CLASS_NAMES
+from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation
+from cifar_lit.interop import onnx_model
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
-from cifar_lit.registry.version import WEIGHTS, Version
+from cifar_lit.registry.version import ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
 from cifar_lit.training.promotion import Decision
 
@@ -36,6 +38,7 @@ def publish(
     network: Network,
     registry: Registry,
     *,
+    images: ImageSet,
     evaluations: Mapping[str, Evaluation],
     decide: Callable[[Version | None], Decision],
     data: Mapping[str, Any],
@@ -51,6 +54,8 @@ def publish(
     Args:
         network: holds the weights to keep.
         registry: where the version goes.
+        images: some of those that it was measured on; its ONNX graph is compared with it on them. A network that can't
+            be exported becomes a candidate without a graph.
         evaluations: of the network in full precision, single view, by split; at least one. The last is reported.
         decide: compares with a champion (none if there is none); asked again if the champion changes meanwhile.
         data: fingerprint of what it learned from, for the manifest.
@@ -77,6 +82,10 @@ def publish(
     )
     files = {WEIGHTS: dump(network), CONFIG: config.encode(), **(extra_files or {})}
     files |= _report_files(evaluations, history, training.get("best_epoch"))
+    try:
+        files[ONNX], _ = onnx_model.dump(network, CLASS_NAMES, onnx_model.some_images(images))
+    except onnx_model.ExportError as error:
+        decide = _can_not_be_served(error)
     champion, decision = _compare(registry, decide)
     if decision.standing != "promoted":
         # One step: it is never seen with another standing than the one it was given.
@@ -91,6 +100,10 @@ def publish(
             champion, decision = _compare(registry, decide)
     enter = registry.reject if decision.standing == "rejected" else registry.keep_as_candidate
     return Published(enter(version.id, decision.reason), decision, evaluations)
+
+
+def _can_not_be_served(error: onnx_model.ExportError) -> Callable[[Version | None], Decision]:
+    return lambda champion: Decision("candidate", f"it can't be served, there is no ONNX graph of it: {error}")
 
 
 def _compare(registry: Registry, decide: Callable[[Version | None], Decision]) -> tuple[Version | None, Decision]:
