@@ -364,7 +364,7 @@ def test_comparing_gives_each_versions_own_answer(open_page, publish, registry: 
         ids = ["v0002" if each == "latest" else each for each in (one, other)]
         assert [each["version"] for each in found["answers"]] == ids
         for each in found["answers"]:
-            expected = Predictor.from_version(registry.get(each["version"])).predict(PIXELS.unsqueeze(0))[0]
+            expected = Predictor.from_version(registry.get(each["version"])).predict(PIXELS[None].numpy())[0]
             assert each["probabilities"] == pytest.approx(expected.probabilities, abs=1e-9)
             assert tuple(each["probabilities"]) == CLASS_NAMES
         assert found["seen"].startswith("data:image/png;base64,")

@@ -10,19 +10,21 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.commands.options import add_from, add_registry, registry_of
 from cifar_lit.data import arrays
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
+from cifar_lit.data.images import Pixels
 from cifar_lit.errors import DataError, ImageError, NpzError
-from cifar_lit.interop.model import load_model
+from cifar_lit.registry.reference import is_file
+from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
+_ALL_CORES = 0
 _ARRAYS = (".npz", ".npy")
 
 
@@ -39,9 +41,7 @@ Rows = Sequence[Row]
 
 def run(args: list[str]) -> int:
     namespace = _parser().parse_args(args[1:])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(namespace.reference, registry_of(namespace), device)
-    predictor = Predictor(model.network, model.class_names, model.name)
+    predictor = _predictor(namespace.reference, registry_of(namespace))
     files = _files(namespace.paths)
     rows, left = _predict(predictor, files, namespace.x)
     text = _FORMATS[namespace.format](rows)
@@ -79,6 +79,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _predictor(reference: str, registry: Registry) -> Predictor:
+    if not is_file(reference):
+        return Predictor.from_version(registry.resolve(reference), threads=_ALL_CORES)
+    from cifar_lit.interop import onnx_model  # here, as it needs torch: versions do without
+    from cifar_lit.interop.model import load_file
+
+    model = load_file(Path(reference))
+    graph, _ = onnx_model.dump(model.network, model.class_names, onnx_model.some_images())
+    return Predictor(graph, model.class_names, model.name, threads=_ALL_CORES)
+
+
 def _files(paths: Sequence[Path]) -> list[Path]:
     files: list[Path] = []
     for path in paths:
@@ -99,12 +110,12 @@ def _predict(predictor: Predictor, files: Sequence[Path], key: str | None) -> tu
     left: list[Skipped] = []
     images = _images(files, key, left)
     while batch := list(islice(images, _BATCH)):
-        answers = predictor.predict(torch.stack([image for _, image, _ in batch]))
+        answers = predictor.predict(np.stack([image for _, image, _ in batch]))
         rows += [Row(path, answer, note) for (path, _, note), answer in zip(batch, answers, strict=True)]
     return rows, left
 
 
-def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iterator[tuple[Path, Tensor, str]]:
+def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iterator[tuple[Path, Pixels, str]]:
     """Of each image its name, uint8 (32, 32, 3) and a note; puts aside the files that can't be read."""
     for path in files:
         try:
@@ -115,7 +126,7 @@ def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iter
                 yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(read))
             else:
                 decoded = read_image(path)
-                yield path, torch.from_numpy(decoded.network_pixels), decoded.note
+                yield path, decoded.network_pixels, decoded.note
         except NpzError as error:
             left.append(Skipped(path, "npz without images", str(error).removeprefix(f"{path}: ")))
         except (ImageError, OSError) as error:
