@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from cifar_lit import __version__
 from cifar_lit.errors import CifarLitError
+from cifar_lit.extras import missing
 
 _COMMANDS = {
     "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
@@ -36,11 +37,17 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     args = sys.argv[1:] if args is None else args
     command = _parser().parse_args(args[:1]).command
-    module = importlib.import_module(_COMMANDS[command][0])
     try:
+        module = importlib.import_module(_COMMANDS[command][0])
         return module.run(list(args))  # type: ignore[no-any-return]
     except CifarLitError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        absence = missing(error.name, f"`cifar-lit {command}`")
+        if absence is None:
+            raise
+        print(f"error: {absence}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(f"error: {error.filename or error}: there is no such file. Name one that exists.", file=sys.stderr)
