@@ -11,6 +11,7 @@ Of each way, over the images and for the predicted class:
 
 import argparse
 import json
+import math
 import platform
 import time
 from collections.abc import Callable
@@ -77,8 +78,9 @@ def ranks(heat: Heat) -> npt.NDArray[np.float64]:
 
 
 def correlation(one: Heat, other: Heat) -> float:
+    """Not a number for a map that is all dark."""
     a, b = ranks(one), ranks(other)
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else 0.0
+    return float(np.corrcoef(a, b)[0, 1]) if a.std() and b.std() else math.nan
 
 
 def measure(version_id: str, images: Pixels) -> list[dict[str, Any]]:
@@ -99,7 +101,7 @@ def measure(version_id: str, images: Pixels) -> list[dict[str, Any]]:
         row = {
             "version": version_id,
             "way": name,
-            "rank": np.mean([correlation(one, other) for one, other in zip(heats, reference, strict=True)]),
+            "rank": np.nanmean([correlation(one, other) for one, other in zip(heats, reference, strict=True)]),
             "deletion": np.mean(deletions),
             "deletion_standard_error": np.std(deletions, ddof=1) / len(deletions) ** 0.5,
             "dark": sum(not heat.any() for heat in heats),
