@@ -3,28 +3,34 @@ PYTHON ?= python3
 PORT ?= 7860
 BIN := .venv/bin
 
-RUN := .venv/.ready-run
+SERVE := .venv/.ready-serve
+TRAIN := .venv/.ready-train
 DEV := .venv/.ready-dev
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
 .PHONY: setup demo train test test-quick test-slow loadtest lint check format docs wheel audit lock clean
 
-setup: $(RUN)
+setup: $(DEV)
 
-$(RUN): requirements/run.lock
+$(SERVE): requirements/serve.lock
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(INSTALL) --require-hashes -r $<
+	$(INSTALL) --no-build-isolation --editable .
 	touch $@
 
-$(DEV): requirements/dev.lock $(RUN)
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r $<
+$(TRAIN): requirements/train.lock $(SERVE)
+	$(INSTALL) --require-hashes -r $<
 	touch $@
 
-demo: $(RUN)  ## the page, with the shipped version
+$(DEV): requirements/dev.lock $(TRAIN)
+	$(INSTALL) --require-hashes -r $<
+	touch $@
+
+demo: $(SERVE)  ## the page, with the shipped version
 	$(BIN)/python demo.py --port $(PORT)
 
-train: $(RUN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
+train: $(TRAIN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 	$(BIN)/cifar-lit fit --config configs/default.yaml --data.download true $(if $(DATA),--data.root $(DATA))
 
 test: $(DEV)
@@ -63,12 +69,13 @@ audit: $(DEV)  ## known weaknesses of what is locked, its licences, and a list o
 	build/audit/bin/pip-audit --require-hashes --disable-pip -r requirements/dev.lock -f cyclonedx-json -o build/sbom.json
 	build/audit/bin/pip-licenses --python $(BIN)/python --order license
 
-lock:  ## needs uv
-	uv pip compile pyproject.toml --universal --python-version 3.11 --all-extras --generate-hashes \
-		--no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/dev.lock
-	uv pip compile pyproject.toml --universal --python-version 3.11 --extra serve --extra interop \
-		-c requirements/dev.lock \
-		--generate-hashes --no-emit-index-url --no-header --no-annotate --quiet --upgrade -o requirements/run.lock
+LOCK := uv pip compile pyproject.toml requirements/build.in --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --quiet
+
+lock:  ## needs uv; `make lock UPGRADE=--upgrade` for newer releases
+	$(LOCK) --extra dev $(UPGRADE) -o requirements/dev.lock
+	$(LOCK) --extra all -c requirements/dev.lock -o requirements/train.lock
+	$(LOCK) --extra serve -c requirements/dev.lock -o requirements/serve.lock
 
 clean:
 	rm -rf .venv build *.egg-info

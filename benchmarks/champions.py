@@ -160,13 +160,17 @@ def add_second(root: Path) -> None:
 
 
 def publish_as_first(registry: Any, network: Any) -> Path:
+    from cifar_lit.interop import onnx_model
     from cifar_lit.registry.manifest import About
-    from cifar_lit.registry.version import WEIGHTS
+    from cifar_lit.registry.version import ONNX, WEIGHTS
     from cifar_lit.registry.weights import dump
 
     first = registry.get("v0001")
     about = About(**{name: getattr(first.manifest, name) for name in About.__dataclass_fields__})
-    files = {name: first.read(name) for name in first.manifest.files} | {WEIGHTS: dump(network)}
+    files = {name: first.read(name) for name in first.manifest.files} | {
+        WEIGHTS: dump(network),
+        ONNX: onnx_model.dump(network, about.class_names, onnx_model.some_images())[0],
+    }
     return Path(registry.publish(files, about).path)
 
 

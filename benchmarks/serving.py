@@ -6,9 +6,9 @@ Closed loop by wrk (its own process; install it with the system's packages), whi
 looks for a version in each answer. The JPEGs: a 32x32 one of CIFAR-10 (JPEG), and the photograph docs/cat.jpg. All four
 servers have the same network (the registry's champion), the same decoding, JSON with the same fields, uvicorn with
 uvloop and httptools, one thread for the network, and run one after the other in each round. The others call the network
-as a PyTorch module, as their documentation does (by_network.py); this server calls it frozen, as it always does where
-the processor lets it. LitServe (pip install litserve)
-takes batches of 16 and waits for none (each `batch_timeout` that was tried made it slower).
+as a PyTorch module, as their documentation does (by_network.py); this server runs its ONNX graph by ONNX Runtime.
+LitServe (pip install litserve) takes batches of 16 and waits for none (each `batch_timeout` that was tried made it
+slower).
 Ends with one JSON line, and keeps it and the raw output in benchmarks/results/.
 """
 

@@ -16,22 +16,21 @@ from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.data.image_files import read_image
 from cifar_lit.data.images import to_network_size
 from cifar_lit.errors import InputError, SettingError
-from cifar_lit.interop.model import load_model
-from cifar_lit.registry.registry import LATEST
+from cifar_lit.registry.reference import is_file
+from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.registry.shipped import registry_to_read
 from cifar_lit.registry.version import Version
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _Path = str | os.PathLike[str]
+_ALL_CORES = 0
 
 
 @dataclass(frozen=True)
@@ -54,15 +53,15 @@ class Model:
     def predict(self, images: list[Any]) -> list[Prediction]: ...
 
     @overload
-    def predict(self, images: NDArray[np.uint8] | Tensor | Image.Image) -> Prediction | list[Prediction]: ...
+    def predict(self, images: NDArray[np.uint8] | Image.Image) -> Prediction | list[Prediction]: ...
 
     def predict(self, images: Any) -> Prediction | list[Prediction]:
         """Answers to one image or to several.
 
         Args:
             images: path of an image file, or a list of paths; or uint8 (height, width, 3), RGB, 0..255, or a batch
-                (N, height, width, 3) of these, as an array, a tensor or a Pillow image. Of an image of another size
-                than 32x32 the central square is scaled.
+                (N, height, width, 3) of these, as an array, a tensor on the CPU or a Pillow image. Of an image of
+                another size than 32x32 the central square is scaled.
 
         Returns:
             `prediction`, `confidence` and `probabilities` by class name; a list of them for several images.
@@ -95,18 +94,17 @@ class Model:
         if not pixels:
             return []
         scaled = [each if each.shape == IMAGE_SHAPE else to_network_size(Image.fromarray(each)) for each in pixels]
-        return self._predictor.predict(torch.from_numpy(np.stack(scaled)))
+        return self._predictor.predict(np.stack(scaled))
 
 
-def load(reference: _Path = LATEST, *, registry: _Path | None = None, device: str = "cpu") -> Model:
-    """A model that answers.
+def load(reference: _Path = LATEST, *, registry: _Path | None = None) -> Model:
+    """A model that answers, by ONNX Runtime on the CPU. Files of weights need the extra [train].
 
     Args:
         reference: a version's id, "latest" for the champion, or a file of weights: .npz, .safetensors, .pt, .ckpt,
             .keras or .h5.
         registry: folder of the versions. Default: the environment's CIFAR_LIT_REGISTRY, else `checkpoints`; where there
             is none yet, the shipped versions.
-        device: where it computes, as torch names it.
 
     Raises:
         VersionNotFoundError: there is no such version.
@@ -116,8 +114,20 @@ def load(reference: _Path = LATEST, *, registry: _Path | None = None, device: st
     >>> load("v0001").name
     'v0001'
     """
-    model = load_model(os.fspath(reference), registry_to_read(registry), device)
-    return Model(model.name, tuple(model.class_names), Predictor(model.network, model.class_names, model.name))
+    predictor = load_predictor(os.fspath(reference), registry_to_read(registry))
+    return Model(predictor.version, tuple(predictor.class_names), predictor)
+
+
+def load_predictor(reference: str, registry: Registry) -> Predictor:
+    """What `load` answers by, with all cores for a batch."""
+    if not is_file(reference):
+        return Predictor.from_version(registry.resolve(reference), threads=_ALL_CORES)
+    from cifar_lit.interop import onnx_model  # here, as it needs torch: versions do without
+    from cifar_lit.interop.model import load_file
+
+    model = load_file(Path(reference))
+    graph, _ = onnx_model.dump(model.network, model.class_names, onnx_model.some_images())
+    return Predictor(graph, model.class_names, model.name, threads=_ALL_CORES)
 
 
 def versions(registry: _Path | None = None) -> list[Version]:

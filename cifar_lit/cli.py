@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from cifar_lit import __version__
 from cifar_lit.errors import CifarLitError
+from cifar_lit.extras import missing
 
 _COMMANDS = {
     "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
@@ -47,6 +48,12 @@ def main(args: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # whoever reads has read enough, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 0
+    except ModuleNotFoundError as error:
+        absence = missing(error.name, f"`cifar-lit {command}`")
+        if absence is None:
+            raise
+        print(f"error: {absence}", file=sys.stderr)
+        return 2
     except FileNotFoundError as error:
         print(f"error: {error.filename or error}: there is no such file. Name one that exists.", file=sys.stderr)
         return 2

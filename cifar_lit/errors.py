@@ -15,6 +15,10 @@ class SettingError(CifarLitError, ValueError):
     """An option has a value that makes no sense."""
 
 
+class MissingExtraError(CifarLitError):
+    """Something needs a package that an extra brings, and it is not installed."""
+
+
 class DataError(CifarLitError, ValueError):
     """A data set is missing, damaged or not laid out as expected."""
 

@@ -14,11 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import safetensors.torch
 import torch
 
 from cifar_lit.files import replace_synced
-from cifar_lit.registry.version import MANIFEST, WEIGHTS
+from cifar_lit.registry.version import MANIFEST, ONNX, WEIGHTS
 
 Harm = Callable[[Path], None]
 
@@ -42,6 +44,63 @@ def rewrite(folder: Path, data: bytes, name: str = WEIGHTS) -> None:
     edit(folder, lambda values: values["files"].update({name: hashlib.sha256(data).hexdigest()}))
 
 
+def older(harm: Harm) -> Harm:
+    """Harm to what an older release published, without a graph: its weights answer, by the network that it names."""
+
+    def harm_older(folder: Path) -> None:
+        (folder / ONNX).unlink()
+        edit(folder, lambda values: values["files"].pop(ONNX))
+        harm(folder)
+
+    return harm_older
+
+
+def graph(change: Callable[[onnx.ModelProto], object]) -> Harm:
+    """Another graph, with the right hash."""
+
+    def harm(folder: Path) -> None:
+        model = onnx.load_from_string((folder / ONNX).read_bytes())
+        change(model)
+        rewrite(folder, model.SerializeToString(), ONNX)
+
+    return harm
+
+
+def raw_graph(change: Callable[[bytes], bytes]) -> Harm:
+    """Other bytes in place of the graph, with the right hash."""
+    return lambda folder: rewrite(folder, change((folder / ONNX).read_bytes()), ONNX)
+
+
+def initializer(change: Callable[[onnx.TensorProto], object]) -> Callable[[onnx.ModelProto], None]:
+    """Changes the weights of the logits."""
+
+    def change_model(model: onnx.ModelProto) -> None:
+        (weights,) = (each for each in model.graph.initializer if each.name.endswith("head.weight"))
+        change(weights)
+
+    return change_model
+
+
+def rename(old: str, new: str) -> Callable[[onnx.ModelProto], None]:
+    """Renames an input or an output, wherever it is used."""
+
+    def change(model: onnx.ModelProto) -> None:
+        for each in (*model.graph.input, *model.graph.output):
+            each.name = new if each.name == old else each.name
+        for node in model.graph.node:
+            for names in (node.input, node.output):
+                names[:] = [new if name == old else name for name in names]
+
+    return change
+
+
+def keep_outside(tensor: onnx.TensorProto) -> None:
+    """Has the values in another file, which ONNX allows."""
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../champion")
+
+
 def manifest(content: bytes) -> Harm:
     return lambda folder: _keep((folder / MANIFEST).write_bytes(content))
 
@@ -50,8 +109,12 @@ def fields(**values: Any) -> Harm:
     return lambda folder: edit(folder, lambda manifest: manifest.update(values))
 
 
+def described(**values: Any) -> Harm:
+    return older(fields(**values))
+
+
 def network_args(**values: Any) -> Harm:
-    return lambda folder: edit(folder, lambda manifest: manifest["network"]["args"].update(values))
+    return older(lambda folder: edit(folder, lambda manifest: manifest["network"]["args"].update(values)))
 
 
 def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Harm:
@@ -62,7 +125,7 @@ def weights(change: Callable[[dict[str, torch.Tensor]], object]) -> Harm:
         change(state)
         rewrite(folder, safetensors.torch.save(state))
 
-    return harm
+    return older(harm)
 
 
 def tensor(name: str, change: Callable[[torch.Tensor], torch.Tensor]) -> Harm:
@@ -75,7 +138,7 @@ def all_tensors(change: Callable[[torch.Tensor], torch.Tensor]) -> Harm:
 
 def raw_weights(change: Callable[[bytes], bytes]) -> Harm:
     """Other bytes in place of the weights, with the right hash."""
-    return lambda folder: rewrite(folder, change((folder / WEIGHTS).read_bytes()))
+    return older(lambda folder: rewrite(folder, change((folder / WEIGHTS).read_bytes())))
 
 
 def one_value(value: float) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -163,6 +226,10 @@ def pickled(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
+def _like(tensor: onnx.TensorProto, value: float) -> onnx.TensorProto:
+    return onnx.numpy_helper.from_array(np.full(tensor.dims, value, np.float32), tensor.name)
+
+
 def _keep(result: object) -> None:
     """For a lambda whose result is of no interest."""
 
@@ -192,11 +259,11 @@ FOLDERS: dict[str, Harm] = {
         folder, lambda values: values["files"].update({"../champion": "0" * 64})
     ),
     # What it says of the network
-    "network unknown": fields(network={"name": "Transformer", "args": {}}),
-    "network without a name": fields(network={}),
-    "network named by a list": fields(network={"name": [], "args": {}}),
-    "network arguments missing": fields(network={"name": "ThreeBlockCNN"}),
-    "network arguments null": fields(network={"name": "ThreeBlockCNN", "args": None}),
+    "network unknown": described(network={"name": "Transformer", "args": {}}),
+    "network without a name": described(network={}),
+    "network named by a list": described(network={"name": [], "args": {}}),
+    "network arguments missing": described(network={"name": "ThreeBlockCNN"}),
+    "network arguments null": described(network={"name": "ThreeBlockCNN", "args": None}),
     "network arguments unknown": network_args(wings=2),
     "network of width 10^6": network_args(width=10**6),
     "network of width 10^12": network_args(width=10**12),
@@ -206,15 +273,15 @@ FOLDERS: dict[str, Harm] = {
     "network of width half": network_args(width=0.5),
     "network of depth 9": network_args(depth=9),
     "network of another width": network_args(width=5),
-    "mean of 2 values": fields(mean=[0.5, 0.5]),
-    "mean of 1 value": fields(mean=[0.5]),
-    "mean of words": fields(mean=["a", "b", "c"]),
-    "mean huge": fields(mean=[10**400, 0, 0]),
-    "mean NaN": fields(mean=[0.5, float("nan"), 0.5]),
-    "std zero": fields(std=[0.25, 0.0, 0.25]),
-    "std negative": fields(std=[0.25, -0.25, 0.25]),
-    "std infinite": fields(std=[0.25, float("inf"), 0.25]),
-    "std tiny": fields(std=[1e-44, 0.25, 0.25]),
+    "mean of 2 values": described(mean=[0.5, 0.5]),
+    "mean of 1 value": described(mean=[0.5]),
+    "mean of words": described(mean=["a", "b", "c"]),
+    "mean huge": described(mean=[10**400, 0, 0]),
+    "mean NaN": described(mean=[0.5, float("nan"), 0.5]),
+    "std zero": described(std=[0.25, 0.0, 0.25]),
+    "std negative": described(std=[0.25, -0.25, 0.25]),
+    "std infinite": described(std=[0.25, float("inf"), 0.25]),
+    "std tiny": described(std=[1e-44, 0.25, 0.25]),
     "9 class names": lambda folder: edit(folder, lambda values: _keep(values["class_names"].pop())),
     "11 class names": lambda folder: edit(folder, lambda values: values["class_names"].append("unicorn")),
     "no class names": fields(class_names=[]),
@@ -265,6 +332,29 @@ FOLDERS: dict[str, Harm] = {
     "one bias minus infinity": tensor("head.bias", one_value(float("-inf"))),
     "weights too large to compute with": tensor("dense.weight", lambda values: torch.full_like(values, 3e38)),
     "a variance below zero": tensor("blocks.0.2.running_var", one_value(-5.0)),
+    # The graph
+    "graph missing": gone(ONNX),
+    "graph half": half(ONNX),
+    "graph with a bit flipped": flip_a_bit(ONNX),
+    "graph a folder": folder_at(ONNX),
+    "graph linked to another file": linked(ONNX, WEIGHTS),
+    "graph not named": lambda folder: edit(
+        folder, lambda values: _keep(values.update(files={}, network={"name": "Transformer"}))
+    ),
+    "graph empty with the right hash": raw_graph(lambda data: b""),
+    "graph half with the right hash": raw_graph(lambda data: data[: len(data) // 2]),
+    "graph of other bytes": raw_graph(lambda data: bytes(range(256)) * 16),
+    "graph without nodes": graph(lambda model: model.graph.ClearField("node")),
+    "graph with an unknown node": graph(lambda model: setattr(model.graph.node[0], "op_type", "Dream")),
+    "graph of a newer format": graph(lambda model: setattr(model.opset_import[0], "version", 9_999)),
+    "graph that takes other pixels": graph(rename("images", "pixels")),
+    "graph that takes floats": graph(lambda model: setattr(model.graph.input[0].type.tensor_type, "elem_type", 1)),
+    "graph that gives no logits": graph(rename("logits", "scores")),
+    "graph with a NaN": graph(initializer(lambda head: head.CopyFrom(_like(head, np.nan)))),
+    "graph with an infinity": graph(initializer(lambda head: head.CopyFrom(_like(head, np.inf)))),
+    "graph with values in another file": graph(initializer(keep_outside)),
+    "graph with too few values": graph(initializer(lambda head: setattr(head, "raw_data", head.raw_data[:-4]))),
+    "graph with a tensor of 2^60 values": graph(initializer(lambda head: head.dims.__setitem__(0, 2**60))),
     # The folder
     "a file too many": lambda folder: _keep((folder / "notes.txt").write_text("mine")),
     "a file too many in the report": lambda folder: _keep((folder / "report" / "notes.txt").write_text("mine")),

@@ -13,19 +13,20 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from finetuning import DRAWN, HALF, QUICK, QUIET
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from servers import serving
 from test_teaching import mistaken
-from torchvision.io import encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
+from cifar_lit.data.images import encode_png
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.serving.predictor import Pixels, Predictor
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "open sesame"
@@ -162,9 +163,8 @@ def _shoot(page: Page, path: Path, height: int | None = None) -> None:
     shot.point(levels).save(path, optimize=True)
 
 
-def png(pixels: torch.Tensor) -> bytes:
-    """Pixels are uint8 (height, width, 3)."""
-    return encode_png(pixels.permute(2, 0, 1)).numpy().tobytes()
+def png(pixels: torch.Tensor | Pixels) -> bytes:
+    return encode_png(np.asarray(pixels))
 
 
 def _classify_cat(visit: Visit) -> None:

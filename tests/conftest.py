@@ -1,6 +1,7 @@
 """Fixtures that several test files share: a registry in a temporary folder, and tiny versions for it."""
 
 import contextlib
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ from finetuning import DRAWN, HALF, QUIET
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
+from cifar_lit.interop import onnx_model
 from cifar_lit.models.networks import Network, ThreeBlockCNN
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import WEIGHTS, Version
+from cifar_lit.registry.version import ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump
 
 SMOKE = str(Path(__file__).parent.parent / "configs" / "smoke.yaml")
@@ -29,6 +31,12 @@ def tiny_network(seed: int = 0) -> Network:
         return ThreeBlockCNN(width=4, depth=2, hidden=8).eval()
 
 
+@functools.cache
+def tiny_graph(seed: int = 0) -> bytes:
+    """The ONNX graph of a tiny network; making one takes a second."""
+    return onnx_model.dump(tiny_network(seed), CLASS_NAMES, onnx_model.some_images())[0]
+
+
 @pytest.fixture
 def network() -> Network:
     return tiny_network()
@@ -41,9 +49,11 @@ def registry(tmp_path: Path) -> Registry:
 
 @pytest.fixture
 def publish(registry: Registry) -> Callable[..., Version]:
-    """Publishes a tiny version: `publish(seed=0, promote=False, parent=None)`."""
+    """Publishes a tiny version: `publish(seed=0, promote=False, parent=None, temperature=1.0)`."""
 
-    def publish_tiny(seed: int = 0, *, promote: bool = False, parent: str | None = None) -> Version:
+    def publish_tiny(
+        seed: int = 0, *, promote: bool = False, parent: str | None = None, temperature: float = 1.0
+    ) -> Version:
         network = tiny_network(seed)
         about = About(
             **describe(network),
@@ -59,9 +69,11 @@ def publish(registry: Registry) -> Callable[..., Version]:
             code={"cifar_lit": "0", "torch": "0"},
             training={"epochs": 3},
             parent=parent,
+            temperature=temperature,
         )
         files = {
             WEIGHTS: dump(network),
+            ONNX: tiny_graph(seed),
             "config.yaml": b"seed_everything: 0\n",
             "report/metrics.json": b"{}\n",
             "report/report.txt": b"the report\n",

@@ -6,23 +6,24 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from broken_versions import BROKEN, FOLDERS, STUCK, edit, point_at, rewrite
+from broken_versions import BROKEN, FOLDERS, STUCK, edit, network_args, point_at, rewrite
 
 from cifar_lit.errors import OverloadedError
 from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import WEIGHTS
+from cifar_lit.registry.version import ONNX, WEIGHTS
 from cifar_lit.serving import champion as champion_module
 from cifar_lit.serving.champion import Champion, Refusal, Serving
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.serving.predictor import Pixels, Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 
 PATIENCE_S = 60.0
 """Only a failing test waits for so long."""
 POLL_S = 0.005
-IMAGES = torch.randint(256, (3, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
 
 
 class Followed:
@@ -174,13 +175,13 @@ def test_a_champion_that_changes_while_another_is_loaded_is_served_next(
     follow(copy, test)
 
 
-def test_a_new_one_has_answered_batches_of_each_size_before_it_is_served(
+def test_a_new_one_has_answered_batches_of_the_given_sizes_before_it_is_served(
     copy: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[int] = []
     predict = Predictor.predict
 
-    def spy(predictor: Predictor, images: torch.Tensor) -> Any:
+    def spy(predictor: Predictor, images: Pixels) -> Any:
         sizes.append(len(images))
         return predict(predictor, images)
 
@@ -304,13 +305,19 @@ def test_a_broken_champion_is_refused_and_the_one_before_goes_on(
         ("manifest half", "checkpoints/v0002/manifest.json is not a manifest"),
         ("standing candidate", "the standing of v0002 is candidate, expected promoted"),
         ("mean of 2 values", "its mean is [0.5, 0.5] and its std"),
-        ("9 class names", "v0002: 9 class names for 10 outputs"),
+        (
+            "9 class names",
+            "v0002: the logits of its model.onnx have the shape (1, 10), expected (1, 9) for 1 images and 9 class",
+        ),
         ("a class name twice", "v0002: its class names are ['cat', 'cat', 'bird'"),
         ("weights with a bit flipped", "checkpoints/v0002/model.safetensors differs from its hash in manifest.json"),
         ("weights as float16", "holds torch.float16, expected torch.float32"),
         ("one weight NaN", "v0002: dense.weight holds values that are no finite numbers"),
         ("std tiny", "v0002: _scale holds values that are no finite numbers"),
-        ("weights too large to compute with", "v0002: the probabilities of a picture sum to nan, expected 1"),
+        ("weights too large to compute with", "v0002: ONNX Runtime's probabilities differ from PyTorch's by up to nan"),
+        ("graph with a NaN", "v0002: the probabilities of a picture sum to nan, expected 1"),
+        ("graph of other bytes", "v0002: its model.onnx can't be loaded ("),
+        ("graph that takes other pixels", "v0002: its model.onnx takes [('pixels', 'tensor(uint8)', 32, 32, 3)] and"),
         ("a file too many", "checkpoints/v0002 holds files that its manifest does not name: ['notes.txt']"),
         ("champion missing", "no version 'v0099' in checkpoints/ (have v0001..v0003)"),
         ("champion with a path", "no version '../v0001' in checkpoints/"),
@@ -377,7 +384,7 @@ def test_when_none_is_whole_the_reason_is_told_until_one_is(three: Path, copy: R
 def test_a_manifest_that_claims_a_huge_network_takes_no_memory(
     copy: Registry, monkeypatch: pytest.MonkeyPatch, args: dict[str, int]
 ) -> None:
-    edit(copy.root / "v0002", lambda values: values["network"]["args"].update(args))
+    network_args(**args)(copy.root / "v0002")
     made: list[str] = []
     init = torch.nn.Module.register_parameter
 
@@ -448,9 +455,9 @@ def test_a_disk_that_failed_once_is_asked_again(copy: Registry, monkeypatch: pyt
     follow(copy, test)
 
 
-def test_weights_that_are_another_versions_are_not_mixed_up(copy: Registry) -> None:
-    """With a right hash they are whole, and it is the new version that answers with them."""
-    rewrite(copy.root / "v0002", (copy.root / "v0003" / WEIGHTS).read_bytes())
+def test_a_graph_that_is_another_versions_are_not_mixed_up(copy: Registry) -> None:
+    """With a right hash it is whole, and it is the new version that answers with it."""
+    rewrite(copy.root / "v0002", (copy.root / "v0003" / ONNX).read_bytes(), ONNX)
 
     async def test(followed: Followed) -> None:
         point_at(copy.root / "v0002")

@@ -403,4 +403,7 @@ def test_serving_without_its_extra_says_what_to_install(
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["serve"]) == 2
-    assert "the server needs gradio, an extra: pip install 'cifar-lit[serve]'" in capsys.readouterr().err
+    assert (
+        "`cifar-lit serve` needs gradio, which is not installed: pip install 'cifar-lit[serve]'"
+        in capsys.readouterr().err
+    )

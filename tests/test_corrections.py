@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from cifar_lit.data import corrections
+from cifar_lit.data import corrected_images, corrections
 from cifar_lit.errors import DataError
 
 
@@ -38,7 +37,7 @@ def append(folder: Path, text: bytes) -> None:
 def test_rows_are_the_pictures_in_the_order_of_their_first_correction(tmp_path: Path) -> None:
     for value, label in ((9, "cat"), (5, "dog"), (7, "truck")):
         add(tmp_path, value, label)
-    data, torn = corrections.read(tmp_path)
+    data, torn = corrected_images.read(tmp_path)
     assert data.labels.tolist() == [3, 5, 9]
     assert data.images[:, 4, 6].tolist() == [[9, 0, 255], [5, 0, 255], [7, 0, 255]]
     assert torn == []
@@ -47,7 +46,7 @@ def test_rows_are_the_pictures_in_the_order_of_their_first_correction(tmp_path: 
 def test_the_last_label_of_a_picture_counts(tmp_path: Path) -> None:
     for value, label in ((9, "cat"), (5, "dog"), (9, "frog")):
         add(tmp_path, value, label)
-    data, _ = corrections.read(tmp_path)
+    data, _ = corrected_images.read(tmp_path)
     assert data.labels.tolist() == [6, 5]
 
 
@@ -55,12 +54,12 @@ def test_the_last_label_of_a_picture_counts(tmp_path: Path) -> None:
 def test_a_torn_line_is_passed_over_and_told(tmp_path: Path, rest: bytes) -> None:
     add(tmp_path, 9, "cat")
     append(tmp_path, rest)
-    data, torn = corrections.read(tmp_path)
+    data, torn = corrected_images.read(tmp_path)
     assert len(data) == 1
     assert torn == [f"{tmp_path / corrections.LINES}, line 2: it is torn, and was passed over."]
     append(tmp_path, b"\n\n")
     add(tmp_path, 5, "dog")
-    data, torn = corrections.read(tmp_path)
+    data, torn = corrected_images.read(tmp_path)
     assert data.labels.tolist() == [3, 5]
     assert len(torn) == 1
 
@@ -87,20 +86,20 @@ def test_a_line_that_says_something_else_is_refused(tmp_path: Path, line: str, m
     add(tmp_path, 9, "cat")
     append(tmp_path, f"{line}\n".encode())
     with pytest.raises(DataError, match=message):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
 
 
 def test_a_picture_that_was_changed_is_refused(tmp_path: Path) -> None:
     name = add(tmp_path, 9, "cat")
     Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(tmp_path / name)
     with pytest.raises(DataError, match=f"{name}: the content has another SHA-256 than its name"):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
 
 
 def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     add(tmp_path, 9, "cat", size=(31, 32))
     with pytest.raises(DataError, match="the image is 31x32, expected 32x32"):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
 
 
 def test_bytes_that_are_no_picture_are_refused(tmp_path: Path) -> None:
@@ -108,15 +107,15 @@ def test_bytes_that_are_no_picture_are_refused(tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(b"x")
     append(tmp_path, json.dumps({"file": name, "label": "cat"}).encode())
     with pytest.raises(DataError, match=f"{name} can't be read: (the|this) "):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
 
 
 def test_a_folder_without_corrections_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="corrections.jsonl can't be read: No such file"):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
     append(tmp_path, b"\n{\n")
     with pytest.raises(DataError, match="there is no correction in it"):
-        corrections.read(tmp_path)
+        corrected_images.read(tmp_path)
 
 
 # Adding
@@ -131,8 +130,8 @@ def test_what_is_added_is_read(tmp_path: Path) -> None:
     folder = tmp_path / "made"
     assert corrections.count(folder) == 0
     corrections.add(folder, picture(1), "cat", said="dog", version="v0001")
-    corrections.add(folder, torch.from_numpy(picture(2)), "frog")
-    data, torn = corrections.read(folder)
+    corrections.add(folder, picture(2), "frog")
+    data, torn = corrected_images.read(folder)
     assert data.labels.tolist() == [3, 6]
     assert np.array_equal(data.images.numpy(), [picture(1), picture(2)])
     assert torn == []
@@ -149,12 +148,12 @@ def test_the_same_picture_twice_is_one_with_the_last_label(tmp_path: Path) -> No
     for label in ("cat", "cat", "dog"):
         corrections.add(tmp_path, picture(1), label)
     assert corrections.count(tmp_path) == 1
-    assert corrections.read(tmp_path)[0].labels.tolist() == [5]
+    assert corrected_images.read(tmp_path)[0].labels.tolist() == [5]
 
 
 def test_a_line_break_in_a_detail_does_not_break_the_line(tmp_path: Path) -> None:
     corrections.add(tmp_path, picture(1), "cat", said='dog\n{"file": "x", "label": "frog"}')
-    assert corrections.read(tmp_path)[0].labels.tolist() == [3]
+    assert corrected_images.read(tmp_path)[0].labels.tolist() == [3]
     assert corrections.count(tmp_path) == 1
 
 
@@ -223,7 +222,7 @@ ADDING = """
 import sys
 import numpy as np
 from pathlib import Path
-from cifar_lit.data import corrections
+from cifar_lit.data import corrected_images, corrections
 
 folder, start, stop = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 print("ready", flush=True)
@@ -251,7 +250,7 @@ def test_two_processes_lose_nothing_and_a_killed_one_only_what_it_had_not_added(
         assert killed.stdout is not None
         added = [int(line) for line in killed.stdout.read().splitlines() if line]
     corrections.sweep(tmp_path)
-    data, torn = corrections.read(tmp_path)
+    data, torn = corrected_images.read(tmp_path)
     assert torn == []
     found = {each.tobytes() for each in data.images.numpy()}
     assert {picture(value).tobytes() for value in [*added, *range(200_000, 200_012)]} <= found
@@ -272,10 +271,10 @@ def test_what_was_learned_is_put_away_and_what_came_meanwhile_stays(tmp_path: Pa
     corrections.copy(folder, copied)
     corrections.add(folder, picture(2), "dog")  # one of them again
     corrections.add(folder, picture(3), "frog")
-    assert np.array_equal(corrections.read(copied)[0].images.numpy(), [picture(1), picture(2)])
+    assert np.array_equal(corrected_images.read(copied)[0].images.numpy(), [picture(1), picture(2)])
     corrections.settle(folder, copied, used)
-    assert corrections.read(used)[0].labels.tolist() == [3, 3]
-    rest, _ = corrections.read(folder)
+    assert corrected_images.read(used)[0].labels.tolist() == [3, 3]
+    rest, _ = corrected_images.read(folder)
     assert np.array_equal(rest.images.numpy(), [picture(2), picture(3)])
     assert rest.labels.tolist() == [5, 6]
     assert len(list(folder.glob("*.png"))) == corrections.count(folder) == 2
@@ -290,7 +289,7 @@ def test_nothing_is_put_away_from_corrections_that_were_changed(tmp_path: Path) 
     corrections.add(folder, picture(3), "frog")
     with pytest.raises(DataError, match="was changed meanwhile: the corrections are left where they are"):
         corrections.settle(folder, tmp_path / "copied", tmp_path / "used")
-    assert corrections.read(folder)[0].labels.tolist() == [6]
+    assert corrected_images.read(folder)[0].labels.tolist() == [6]
 
 
 def test_what_was_put_away_can_be_brought_back_before_what_came_since(tmp_path: Path) -> None:

@@ -600,7 +600,7 @@ def test_damaged_requests_are_refused_or_answered() -> None:
 
 def test_model_metadata_describes_what_requests_and_answers_hold() -> None:
     metadata = json.loads(json.dumps(model_metadata("v0007", CLASS_NAMES)))
-    assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("cifar10", ["v0007"], "pytorch")
+    assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("cifar10", ["v0007"], "onnxruntime_onnx")
     assert [(each["name"], each["datatype"], each["shape"]) for each in metadata["inputs"]] == [
         ("image", "BYTES", [-1]),
         ("pixels", "UINT8", [-1, 32, 32, 3]),

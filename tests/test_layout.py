@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 import cifar_lit
+from cifar_lit import extras
 
 PACKAGE = Path(cifar_lit.__file__).parent
-FLOOR = {"__init__", "cifar10", "errors", "files", "memory", "seeding"}
+FLOOR = {"__init__", "cifar10", "errors", "extras", "files", "memory", "seeding"}
 ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "serving", "api"]
 ROOMS += ["commands", "cli", "__main__"]
 """From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
@@ -80,8 +81,14 @@ def test_imports_point_down(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", modules_of("serving", "interop"))
-def test_serving_does_not_lead_to_lightning_or_training(name: str) -> None:
+@pytest.mark.parametrize("name", modules_of("serving"))
+def test_serving_leads_to_nothing_that_trains(name: str) -> None:
+    forbidden = (*extras.MODULES["train"], "lightning", "cifar_lit.models", "cifar_lit.interop", "cifar_lit.training")
+    assert not [other for other in reach(name) if in_package(other, *forbidden)]
+
+
+@pytest.mark.parametrize("name", modules_of("interop"))
+def test_interop_does_not_lead_to_lightning_or_training(name: str) -> None:
     forbidden = ("pytorch_lightning", "lightning", "cifar_lit.training", "cifar_lit.models.classifier")
     assert not [other for other in reach(name) if in_package(other, *forbidden)]
 
@@ -94,6 +101,45 @@ def test_training_does_not_lead_to_the_page(name: str) -> None:
 @pytest.mark.parametrize("name", ["cifar_lit.cli", "cifar_lit.registry.registry", "cifar_lit.commands.versions"])
 def test_a_module_imports_no_torch(name: str) -> None:
     assert python(f"import sys, {name}; print('torch' in sys.modules)") == "False\n"
+
+
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Absent(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {absent}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+def test_the_base_predicts_and_manages_versions() -> None:
+    absent = {module for modules in extras.MODULES.values() for module in modules}
+    root = PACKAGE.parent
+    commands = [
+        ["predict", str(root / "docs" / "cat.jpg"), "--from", "v0001"],
+        ["versions", "list"],
+        ["versions", "show", "latest"],
+        ["versions", "verify"],
+        ["versions", "upgrade"],
+        ["serve", "--help"],
+    ]
+    code = (
+        f"{WITHOUT.format(absent=absent)}\nimport contextlib, os\nos.environ['CIFAR_LIT_REGISTRY'] = "
+        f"{str(root / 'checkpoints')!r}\nfrom cifar_lit.cli import main\nfor command in {commands}:\n"
+        "    with contextlib.redirect_stdout(sys.stderr):\n        try:\n            status = main(command)\n"
+        "        except SystemExit as ended:\n            status = ended.code\n    print(status)"
+    )
+    assert python(code).split() == ["0"] * len(commands)
+
+
+def test_the_server_needs_nothing_that_trains() -> None:
+    names = ", ".join(modules_of("serving") + ["cifar_lit.commands.serve"])
+    code = WITHOUT.format(absent=set(extras.MODULES["train"]))
+    assert python(f"{code}\nimport {names.replace(', cifar_lit.serving.ray_app', '')}\nprint('done')") == "done\n"
 
 
 def test_importing_any_module_starts_no_cuda_and_sets_up_no_logging() -> None:

@@ -74,13 +74,13 @@ def test_an_old_version_is_whole_and_gets_its_card_by_upgrade(
     assert registry.champion() is not None
     monkeypatch.setenv("CIFAR_LIT_REGISTRY", str(registry.root))
     assert main(["versions", "upgrade"]) == 0
-    assert capsys.readouterr().out == "Model cards written: v0001.\n"
+    assert capsys.readouterr().out == "v0001  README.md written\n"
     upgraded = registry.resolve("v0001")
     assert "# CIFAR-10 classifier, v0001" in card(upgraded)
     assert upgraded.manifest.standing == "promoted"
     assert {name: old.manifest.files[name] for name in old.manifest.files}.items() <= upgraded.manifest.files.items()
     assert main(["versions", "upgrade", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out) == {}
 
 
 @pytest.mark.parametrize("writes", [0, 1])

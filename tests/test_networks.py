@@ -184,11 +184,10 @@ def test_a_version_of_it_comes_back_bit_for_bit(trained: Network, publish: Calla
     ]
 
 
-def test_it_goes_through_npz_and_onnx(trained: Network, tmp_path: Path) -> None:
+def test_it_goes_through_npz(trained: Network, tmp_path: Path) -> None:
     (tmp_path / "weights.npz").write_bytes(weights_npz.dump(trained, CLASS_NAMES))
     loaded, _ = weights_npz.load(tmp_path / "weights.npz")
     assert equal(loaded, trained)
-    assert onnx_model.export(trained, CLASS_NAMES, tmp_path / "m.onnx", IMAGES.permute(0, 2, 3, 1)) < 1e-5
 
 
 @torch.inference_mode()
@@ -223,10 +222,12 @@ def test_it_has_one_graph_without_values_read_from_the_device(trained: Network) 
     assert (logits - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_a_heat_map_shows_something_for_some_class(trained: Network) -> None:
-    predictor = Predictor(trained, list(CLASS_NAMES), "v0001")
-    heats = [predictor.heat_map(IMAGES[0].permute(1, 2, 0).numpy(), name) for name in CLASS_NAMES]
-    assert any(heat.max() == 1 and heat.min() < 0.9 for heat in heats)
+def test_onnx_runtime_answers_alike(trained: Network) -> None:
+    images = IMAGES.permute(0, 2, 3, 1)
+    graph, _ = onnx_model.dump(trained, CLASS_NAMES, images)
+    logits = Predictor(graph, list(CLASS_NAMES), "v0001").logits(images.contiguous().numpy())
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.from_numpy(logits), trained(IMAGES), rtol=1e-4, atol=1e-4)
 
 
 def test_training_from_scratch_learns_and_fine_tuning_goes_on_from_there(trained: Network) -> None:

@@ -18,7 +18,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data.images import decode
 from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
+from cifar_lit.registry.version import MANIFEST, ONNX, WEIGHTS, Version
 from cifar_lit.serving.champion import Champion
 from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
@@ -364,7 +364,7 @@ def test_comparing_gives_each_versions_own_answer(open_page, publish, registry: 
         ids = ["v0002" if each == "latest" else each for each in (one, other)]
         assert [each["version"] for each in found["answers"]] == ids
         for each in found["answers"]:
-            expected = Predictor.from_version(registry.get(each["version"])).predict(PIXELS.unsqueeze(0))[0]
+            expected = Predictor.from_version(registry.get(each["version"])).predict(PIXELS[None].numpy())[0]
             assert each["probabilities"] == pytest.approx(expected.probabilities, abs=1e-9)
             assert tuple(each["probabilities"]) == CLASS_NAMES
         assert found["seen"].startswith("data:image/png;base64,")
@@ -372,7 +372,7 @@ def test_comparing_gives_each_versions_own_answer(open_page, publish, registry: 
 
 def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_path: Path, registry: Registry) -> None:
     publish(promote=True)
-    damage(publish(1))
+    damage(publish(1), ONNX)
     page = open_page()
     picture = page.upload(PNG)
     elsewhere = tmp_path / "picture.png"
@@ -381,7 +381,7 @@ def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_
         (picture, "v0009", "no version 'v0009'"),
         (picture, "../v0001", "no version '../v0001'"),
         (picture, None, "no version"),
-        (picture, "v0002", "v0002/model.safetensors differs"),
+        (picture, "v0002", "v0002/model.onnx differs"),
         (page.upload(b"hello"), "v0001", "expected a JPEG, PNG"),
         ({**picture, "path": str(elsewhere)}, "v0001", "not uploaded here"),
     ]:

@@ -16,10 +16,10 @@ from fastapi.testclient import TestClient
 from finetuning import DRAWN, QUICK, tree
 from servers import serving
 from test_teaching import MORE, mistaken
-from torchvision.io import encode_png
 
 from cifar_lit.cli import main
-from cifar_lit.data import corrections, increment
+from cifar_lit.data import corrected_images, increment
+from cifar_lit.data.images import Pixels, encode_png
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.app import Options, create_app
 from cifar_lit.serving.login import OFF, SIGN_IN
@@ -101,8 +101,8 @@ class Visitor:
         return {self.names[number]: value for number, value in zip(event["outputs"], values, strict=True)}
 
 
-def png(image: torch.Tensor) -> bytes:
-    return encode_png(image.permute(2, 0, 1)).numpy().tobytes()
+def png(image: torch.Tensor | Pixels) -> bytes:
+    return encode_png(np.asarray(image))
 
 
 def until(told: Callable[[], object]) -> None:
@@ -217,8 +217,8 @@ def test_a_correction_becomes_a_champion_that_answers_everybody(teacher: Visitor
     assert f"v0001 says {said} already" in teacher.send("teach-add", "click", None, said)["teach-outcome"]
     assert f"Added: it is {label}, not {said}." in teacher.send("teach-add", "click", None, label)["teach-outcome"]
     assert '<strong id="teach-count">1</strong>' in teacher.look()["teach-waiting"]
-    (kept,) = corrections.read(folder / "teach" / "corrections")[0].images
-    assert torch.equal(kept, picture)
+    (kept,) = corrected_images.read(folder / "teach" / "corrections")[0].images
+    assert np.array_equal(kept, picture)
 
     assert teacher.send("teach-start", "click")["teach-start-outcome"] == ""
     other = Visitor(server, "another visitor")
@@ -269,12 +269,12 @@ def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, fol
     told = teacher.send("teach-add-many", "click", [good[0], bad, *good[1:]], "frog")["teach-many-outcome"]
     assert "3 of 4 pictures added as frog." in told
     assert "<strong>&lt;b&gt;.png</strong>: this is a TIFF" in told
-    kept = corrections.read(folder / "teach" / "corrections")[0]
+    kept = corrected_images.read(folder / "teach" / "corrections")[0]
     assert kept.labels.tolist() == [6, 6, 6]
     assert "put aside" in teacher.send("teach-put-away", "click")["teach-start-outcome"]
     assert "No correction waits" in teacher.look()["teach-waiting"]
     aside = max((folder / "teach" / "corrections" / "dropped").iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    assert torch.equal(corrections.read(aside)[0].images, kept.images)
+    assert torch.equal(corrected_images.read(aside)[0].images, kept.images)
     assert "There is no correction" in teacher.send("teach-start", "click")["teach-start-outcome"]
 
 

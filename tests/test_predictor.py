@@ -1,18 +1,23 @@
+import builtins
 import math
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torchvision.io import encode_png
+from broken_versions import edit, older
+from conftest import tiny_graph, tiny_network
+from PIL import Image
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.errors import ImageError, VersionDamagedError
-from cifar_lit.models.networks import Network, ThreeBlockCNN
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.data.images import encode_png
+from cifar_lit.errors import ImageError, RegistryError, VersionDamagedError
+from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import ONNX, Version
+from cifar_lit.serving.predictor import Pixels, Predictor
 
-IMAGES = torch.randint(0, 256, (9, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 
 
 @pytest.fixture
@@ -21,14 +26,10 @@ def predictor(publish) -> Predictor:
     return Predictor.from_version(publish(seed=1))
 
 
-def png(image: torch.Tensor) -> bytes:
-    return bytes(encode_png(image.permute(2, 0, 1)).tolist())
-
-
 def test_an_answer_names_ten_classes_whose_probabilities_sum_to_one(predictor: Predictor) -> None:
     for answer in predictor.predict(IMAGES):
         assert tuple(answer.probabilities) == CLASS_NAMES
-        assert math.fsum(answer.probabilities.values()) == pytest.approx(1, abs=1e-6)
+        assert math.fsum(answer.probabilities.values()) == pytest.approx(1, abs=1e-12)
         assert all(0 <= value <= 1 for value in answer.probabilities.values())
 
 
@@ -41,29 +42,67 @@ def test_the_answer_names_the_version(predictor: Predictor) -> None:
     assert {answer.version for answer in predictor.predict(IMAGES)} == {"v0002"}
 
 
-def test_answers_equal_the_networks_softmax(predictor: Predictor) -> None:
+@pytest.mark.parametrize("temperature", [1.0, 0.5, 1.7])
+def test_answers_equal_the_networks_softmax_at_the_versions_temperature(publish, temperature: float) -> None:
+    predictor = Predictor.from_version(publish(temperature=temperature))
     with torch.inference_mode():
-        probs = predictor.network(IMAGES.permute(0, 3, 1, 2)).softmax(1)
-    for answer, row in zip(predictor.predict(IMAGES), probs, strict=True):
+        logits = tiny_network()(torch.from_numpy(IMAGES).permute(0, 3, 1, 2))
+    for answer, row in zip(predictor.predict(IMAGES), (logits / temperature).softmax(1), strict=True):
         assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-6)
 
 
+def test_a_new_temperature_leaves_the_graph_and_the_order_of_answers(publish) -> None:
+    version = publish()
+    before = Predictor.from_version(version).predict(IMAGES)
+    edit(version.path, lambda manifest: manifest.update(temperature=3.0))
+    cooled = Registry(version.path.parent).resolve(version.id)
+    for one, other in zip(before, Predictor.from_version(cooled).predict(IMAGES), strict=True):
+        assert sorted(one.probabilities, key=one.probabilities.__getitem__) == sorted(
+            other.probabilities, key=other.probabilities.__getitem__
+        )
+        assert other.confidence < one.confidence
+
+
 @pytest.mark.parametrize("size", [1, 2, 4, 9])
-def test_an_answer_does_not_depend_on_its_batch(predictor: Predictor, size: int) -> None:
-    whole = predictor.predict(IMAGES)
-    parts = [answer for batch in IMAGES.split(size) for answer in predictor.predict(batch)]
+@pytest.mark.parametrize("threads", [1, 0])
+def test_an_answer_depends_on_neither_batch_nor_threads(publish, size: int, threads: int) -> None:
+    version = publish()
+    whole = Predictor.from_version(version).predict(IMAGES)
+    predictor = Predictor.from_version(version, threads=threads)
+    parts = [answer for start in range(0, 9, size) for answer in predictor.predict(IMAGES[start : start + size])]
     for one, other in zip(whole, parts, strict=True):
         assert one.prediction == other.prediction
         assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
 
 
+def test_no_images_have_no_answers(predictor: Predictor) -> None:
+    assert predictor.predict(IMAGES[:0]) == []
+
+
+def test_images_may_lie_in_memory_in_any_way(predictor: Predictor) -> None:
+    turned = np.ascontiguousarray(IMAGES.transpose(0, 3, 1, 2)).transpose(0, 2, 3, 1)
+    assert predictor.predict(turned) == predictor.predict(IMAGES)
+
+
+@pytest.mark.parametrize("images", [IMAGES.astype(np.float32), IMAGES[:, :31], IMAGES[..., :1], IMAGES[0]])
+def test_other_images_are_refused(predictor: Predictor, images: Pixels) -> None:
+    with pytest.raises(VersionDamagedError, match="v0002: its model.onnx can't be run"):
+        predictor.predict(images)
+
+
+def test_logits_that_are_huge_give_probabilities(publish) -> None:
+    (answer,) = Predictor.from_version(publish(temperature=1e-5)).predict(IMAGES[:1])
+    assert answer.confidence == pytest.approx(1)
+    assert math.fsum(answer.probabilities.values()) == pytest.approx(1)
+
+
 def test_the_bytes_of_a_32x32_png_give_the_answer_to_its_pixels(predictor: Predictor) -> None:
-    assert predictor.predict_bytes(png(IMAGES[0])) == predictor.predict(IMAGES[:1])[0]
+    assert predictor.predict_bytes(encode_png(IMAGES[0])) == predictor.predict(IMAGES[:1])[0]
 
 
 def test_an_image_of_another_size_is_answered(predictor: Predictor) -> None:
-    large = IMAGES[0].repeat_interleave(3, 0).repeat_interleave(5, 1)
-    assert predictor.predict_bytes(png(large)).prediction in CLASS_NAMES
+    large = np.array(Image.fromarray(IMAGES[0]).resize((160, 96), Image.Resampling.NEAREST))
+    assert predictor.predict_bytes(encode_png(large)).prediction in CLASS_NAMES
 
 
 def test_bytes_that_are_no_image_raise(predictor: Predictor) -> None:
@@ -76,128 +115,97 @@ def test_an_answer_as_a_dict_has_the_documented_keys(predictor: Predictor) -> No
     assert list(answer) == ["prediction", "confidence", "probabilities", "version"]
 
 
+# Versions
+
+
 def test_a_damaged_version_gives_no_predictor(publish) -> None:
     version = publish()
-    (version.path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(VersionDamagedError, match="differs from its hash"):
+    (version.path / ONNX).write_bytes(b"")
+    with pytest.raises(VersionDamagedError, match="model.onnx differs from its hash"):
         Predictor.from_version(version)
+
+
+def test_what_is_no_graph_gives_no_predictor() -> None:
+    with pytest.raises(VersionDamagedError, match=r"v0007: its model.onnx can't be loaded \(.*\). Restore it"):
+        Predictor(b"hello", list(CLASS_NAMES), "v0007")
+
+
+def test_other_names_than_outputs_give_no_answer() -> None:
+    predictor = Predictor(tiny_graph(), ["cat", "dog"], "v0007")
+    with pytest.raises(VersionDamagedError, match=r"have the shape \(9, 10\), expected \(9, 2\) for 9 images and 2"):
+        predictor.predict(IMAGES)
+
+
+@pytest.fixture
+def old_version(publish, registry: Registry) -> Version:
+    """As an older release published it."""
+    older(lambda folder: None)(publish(temperature=2.0).path)
+    return registry.resolve("v0001")
+
+
+def test_a_version_without_a_graph_answers_alike(old_version: Version) -> None:
+    expected = Predictor(tiny_graph(), list(CLASS_NAMES), "v0001", temperature=2.0).predict(IMAGES)
+    for one, other in zip(Predictor.from_version(old_version).predict(IMAGES), expected, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_version_without_a_graph_where_torch_is_not_installed_names_the_upgrade(
+    old_version: Version, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(sys.modules, "cifar_lit.interop.onnx_model")
+    without(monkeypatch, "torch")
+    with pytest.raises(
+        RegistryError,
+        match=r"v0001 has no model.onnx: .* `cifar-lit versions upgrade` .*\(torch is missing here\): pip install "
+        r"'cifar-lit\[train\]'",
+    ):
+        Predictor.from_version(old_version)
+
+
+def test_a_version_answers_where_its_network_is_not_known(publish, registry: Registry) -> None:
+    version = publish()
+    edit(version.path, lambda manifest: manifest.update(network={"name": "MyNet", "args": {}}))
+    expected = Predictor.from_version(version).predict(IMAGES)
+    assert Predictor.from_version(registry.resolve("v0001")).predict(IMAGES) == expected
+
+
+def without(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Has a package not be installed."""
+    imported = builtins.__import__
+
+    def refuse(module: str, *args: Any, **kwargs: Any) -> Any:
+        if module.partition(".")[0] == name:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+        return imported(module, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", refuse)
 
 
 # Heat maps
 
-CAT, DOG, SHIP = "cat", "dog", "ship"
 
+def test_a_heat_map_is_of_the_named_class(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+    def red(images: Pixels) -> Pixels:
+        """Logits: the cat's is an image's red, every other's is the same for all."""
+        logits = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
+        logits[:, CLASS_NAMES.index("cat")] = images[..., 0].sum(axis=(1, 2))
+        return logits
 
-def red_detector() -> Predictor:
-    """Finds red for the cat wherever it is, against it for the dog, and does not care for the ship."""
-    network = ThreeBlockCNN(width=2, depth=1, hidden=1, mean=(0, 0, 0), std=(1, 1, 1)).eval()
-    with torch.no_grad():
-        for parameter in network.parameters():
-            parameter.zero_()
-        network.blocks[0][0].weight[0, 0, 1, 1] = 1  # the first channel is the picture's red
-        network.blocks[0][2].weight.fill_(1)
-        network.dense.weight.fill_(1)
-        network.head.weight[CLASS_NAMES.index(CAT)] = 1
-        network.head.weight[CLASS_NAMES.index(DOG)] = -1
-    return Predictor(network, list(CLASS_NAMES), "v0001")
-
-
-def red_square(rows: slice, columns: slice, red: int = 255) -> np.ndarray:
+    monkeypatch.setattr(predictor, "logits", red)
     image = np.zeros((32, 32, 3), np.uint8)
-    image[rows, columns, 0] = red
-    return image
+    image[:8, :8, 0] = 255
+    assert predictor.heat_map(image, "cat")[:8, :8].min() > 0.2
+    assert not predictor.heat_map(image, "ship").any()
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(slice(4, 12), slice(6, 20)), (slice(24, 32), slice(0, 8))])
-def test_a_heat_map_shows_where_what_speaks_for_the_class_is(rows: slice, columns: slice) -> None:
-    image = red_square(rows, columns)
-    heat = red_detector().heat_map(image, CAT)
-    assert (heat.shape, heat.dtype) == ((32, 32), np.float32)
-    assert np.array_equal(heat, image[..., 0] / 255)
-
-
-def test_a_heat_map_is_brightest_where_most_speaks_for_the_class() -> None:
-    image = red_square(slice(0, 8), slice(0, 8), 51) + red_square(slice(16, 24), slice(16, 24), 255)
-    heat = red_detector().heat_map(image, CAT)
-    assert heat[20, 20] == 1
-    assert heat[4, 4] == pytest.approx(0.2, abs=1e-6)
-
-
-@pytest.mark.parametrize("class_name", [DOG, SHIP])
-def test_a_heat_map_of_what_nothing_speaks_for_is_dark(class_name: str) -> None:
-    heat = red_detector().heat_map(red_square(slice(4, 12), slice(6, 20)), class_name)
-    assert not heat.any()
-
-
-@pytest.mark.parametrize("depth", [1, 2, 3])
-def test_a_heat_map_is_grad_cam_worked_out_by_hand(depth: int) -> None:
-    torch.manual_seed(depth)
-    network = ThreeBlockCNN(width=4, depth=depth, hidden=8).eval()
-    image = IMAGES[depth]
-    predictor = Predictor(network, list(CLASS_NAMES), "v0001")
-
-    features = (image.permute(2, 0, 1)[None] - network._shift) * network._scale
-    *early, last = network.blocks
-    for block in early:
-        features = block(features)
-    convolution, _, norm, pool = last
-    seen = convolution(features).relu().detach().requires_grad_()
-    flat = pool(norm(seen)).permute(0, 2, 3, 1).flatten(1)
-    logits = network.head(torch.relu(network.dense(flat)))[0]
-
-    num_lit = 0
-    for logit, class_name in zip(logits, CLASS_NAMES, strict=True):
-        (slopes,) = torch.autograd.grad(logit, seen, retain_graph=True)
-        heat = sum(slopes[0, channel].mean() * seen.detach()[0, channel] for channel in range(seen.shape[1])).relu()
-        heat = F.interpolate(heat[None, None], (32, 32), mode="bilinear")[0, 0]
-        found = predictor.heat_map(image.numpy(), class_name)
-        if heat.max() > 0:
-            num_lit += 1
-            assert found == pytest.approx((heat / heat.max()).numpy(), abs=1e-5)
-        else:
-            assert not found.any()
-    assert num_lit > 2
-
-
-def test_heat_maps_leave_the_network_as_it_was(predictor: Predictor) -> None:
-    before = predictor.predict(IMAGES)
-    heats = [predictor.heat_map(IMAGES[0].numpy(), name) for name in CLASS_NAMES * 2]
-    assert all(np.array_equal(one, other) for one, other in zip(heats[:10], heats[10:], strict=True))
-    assert predictor.predict(IMAGES) == before
-    assert all(parameter.grad is None for parameter in predictor.network.parameters())
-    assert not any(module._forward_hooks for module in predictor.network.modules())
-
-
-def test_a_heat_map_of_an_unknown_class_raises_and_leaves_no_hook(predictor: Predictor) -> None:
+def test_a_heat_map_of_an_unknown_class_raises(predictor: Predictor) -> None:
     with pytest.raises(ValueError, match="unicorn"):
-        predictor.heat_map(IMAGES[0].numpy(), "unicorn")
-    assert not any(module._forward_hooks for module in predictor.network.modules())
+        predictor.heat_map(IMAGES[0], "unicorn")
 
 
-def test_a_heat_map_can_be_had_without_gradients_of_a_picture_that_may_not_be_written(predictor: Predictor) -> None:
-    image = IMAGES[0].numpy().copy()
+def test_a_heat_map_can_be_had_of_a_picture_that_may_not_be_written(predictor: Predictor) -> None:
+    image = IMAGES[0].copy()
     image.flags.writeable = False
-    expected = predictor.heat_map(IMAGES[0].numpy(), CAT)
-    with torch.no_grad():
-        assert np.array_equal(predictor.heat_map(image, CAT), expected)
-
-
-def test_a_network_that_can_be_frozen_answers_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
-    network = ThreeBlockCNN(width=8, hidden=16).eval()
-    monkeypatch.setattr(network, "frozen", lambda: lambda images: torch.eye(10, dtype=torch.float64)[: len(images)])
-    answers = Predictor(network, list(CLASS_NAMES), "v0001").predict(torch.zeros(3, 32, 32, 3, dtype=torch.uint8))
-    assert [answer.prediction for answer in answers] == list(CLASS_NAMES[:3])
-
-
-def test_a_network_without_a_convolution_has_a_dark_heat_map() -> None:
-    class Flat(Network):
-        def __init__(self) -> None:
-            super().__init__({}, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-            self.layer = torch.nn.Linear(3072, 10)
-
-        def logits(self, images: Tensor) -> Tensor:
-            return self.layer(images.flatten(1))
-
-    heat = Predictor(Flat().eval(), list(CLASS_NAMES), "v0001").heat_map(IMAGES[0].numpy(), CAT)
-    assert heat.shape == (32, 32)
-    assert not heat.any()
+    heat = predictor.heat_map(image, "cat")
+    assert (heat.shape, heat.dtype) == ((32, 32), np.float32)
+    assert np.array_equal(heat, predictor.heat_map(IMAGES[0], "cat"))

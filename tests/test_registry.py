@@ -26,6 +26,7 @@ from cifar_lit.registry.weights import load_network
 FILES = {
     "README.md",
     "model.safetensors",
+    "model.onnx",
     "config.yaml",
     "report/metrics.json",
     "report/report.txt",

@@ -68,7 +68,7 @@ class Fixed:
         self.error: Exception | None = None
         self._after_batch = after_batch
 
-    def predict(self, images: torch.Tensor) -> list[Prediction]:
+    def predict(self, images: Pixels) -> list[Prediction]:
         self.begun.set()
         assert self.may_answer.wait(PATIENCE_S)
         self.batches.append(len(images))
@@ -502,7 +502,7 @@ def change_champions(registry: Registry, *, num_changes: int, num_requests: int)
         version_id: np.array(
             [
                 list(each.probabilities.values())
-                for each in Predictor.from_version(registry.get(version_id)).predict(IMAGES)
+                for each in Predictor.from_version(registry.get(version_id)).predict(IMAGES.numpy())
             ]
         )
         for version_id in ("v0001", "v0002")

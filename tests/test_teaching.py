@@ -17,12 +17,12 @@ from conftest import WEAK
 from finetuning import DRAWN, QUICK, tree
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.data import corrections, increment, synthetic
+from cifar_lit.data import corrected_images, corrections, increment, synthetic
 from cifar_lit.errors import CifarLitError, DataError, SettingError
 from cifar_lit.registry.version import Version
 from cifar_lit.serving.page.teach_desk import View
 from cifar_lit.serving.page.teach_html import verdict
-from cifar_lit.serving.predictor import Predictor
+from cifar_lit.serving.predictor import Pixels, Predictor
 from cifar_lit.serving.teaching import BusyError, Teacher
 from cifar_lit.serving.tuning import LOG, Job, Tuning, error_of
 
@@ -46,9 +46,9 @@ def teacher(root: Path, tmp_path: Path) -> MakeTeacher:
     return lambda *options: Teacher(root, tmp_path / "teach", options=[*OPTIONS, *options], nice=0)
 
 
-def mistaken(predictor: Predictor) -> tuple[torch.Tensor, str, str]:
+def mistaken(predictor: Predictor) -> tuple[Pixels, str, str]:
     """A picture that the predictor takes for another class, with its own class second: picture, class, and mistake."""
-    for image, label in zip(MORE.images[3_000:], MORE.labels[3_000:].tolist(), strict=True):
+    for image, label in zip(MORE.images[3_000:].numpy(), MORE.labels[3_000:].tolist(), strict=True):
         (answer,) = predictor.predict(image[None])
         _, second, *_ = sorted(answer.probabilities, key=answer.probabilities.__getitem__, reverse=True)
         if second == CLASS_NAMES[label]:
@@ -111,9 +111,11 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
         assert Predictor.from_version(champion).predict(picture[None])[0].prediction == label
         # What was learned is put away, what came meanwhile is not, and the rest is tidied up
         assert one.num_corrections == 1
-        (rest,) = corrections.read(one.corrections)[0].images
+        (rest,) = corrected_images.read(one.corrections)[0].images
         assert torch.equal(rest, later)
-        assert corrections.read(one.corrections / "used" / "v0003")[0].labels.tolist() == [CLASS_NAMES.index(label)]
+        assert corrected_images.read(one.corrections / "used" / "v0003")[0].labels.tolist() == [
+            CLASS_NAMES.index(label)
+        ]
         digest = champion.manifest.data["increments"][0]["sha256"]
         assert set(one.registry.increments.sizes()) == {digest}
         assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
@@ -174,7 +176,7 @@ def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
         assert one.registry.get("v0002").manifest.reason.startswith("undone on the page (first: ")
         assert (one.job or Job("")).state == "undone"
         labels = [CLASS_NAMES.index("frog")] if discard else [CLASS_NAMES.index("cat"), CLASS_NAMES.index("frog")]
-        assert corrections.read(one.corrections)[0].labels.tolist() == labels
+        assert corrected_images.read(one.corrections)[0].labels.tolist() == labels
         assert (one.corrections / "used" / "v0002").is_dir() == discard
         with pytest.raises(SettingError, match="There is nothing to undo"):
             await one.undo(discard=discard)

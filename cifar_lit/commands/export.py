@@ -1,13 +1,9 @@
 """`cifar-lit export`: a version's weights as npz or safetensors, or its network for Keras or as ONNX."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
-import torch
-
-from cifar_lit import __version__
 from cifar_lit.commands.data_options import add_data, find_test_set
 from cifar_lit.commands.options import add_registry, registry_to_read_of
 from cifar_lit.data import synthetic
@@ -15,9 +11,6 @@ from cifar_lit.errors import DataError
 from cifar_lit.files import replace_synced
 from cifar_lit.interop import keras_export, onnx_model, safetensors_file, weights_npz
 from cifar_lit.interop.model import KINDS, Model, load_model
-from cifar_lit.registry.weights import describe
-
-_NUM_COMPARED = 1_000
 
 
 def run(args: list[str]) -> int:
@@ -27,10 +20,7 @@ def run(args: list[str]) -> int:
         raise DataError(f"--out {out} is a folder or a special file. Name a file.")
     model = load_model(namespace.version, registry_to_read_of(namespace))
     try:
-        if namespace.format == "onnx":
-            _export_onnx(model, out, _images(namespace))
-        else:
-            replace_synced(out, _content(model, namespace.format))
+        replace_synced(out, _content(model, namespace))
     except OSError as error:
         raise DataError(f"--out {out} can't be written: {error.strerror}. Name another file.") from error
     print(f"{model.name} as {namespace.format}: {out}, {out.stat().st_size:,} bytes")
@@ -52,31 +42,29 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _content(model: Model, kind: str) -> bytes:
-    if kind == "npz":
+def _content(model: Model, namespace: argparse.Namespace) -> bytes:
+    if namespace.format == "npz":
         return weights_npz.dump(model.network, model.class_names)
-    if kind == "safetensors":
+    if namespace.format == "safetensors":
         return safetensors_file.dump(model.network, model.class_names)
+    if namespace.format == "onnx":
+        return _onnx(model, namespace)
     return keras_export.dump(model.network)
 
 
-def _images(namespace: argparse.Namespace) -> torch.Tensor:
-    """Images to compare on, spread over the whole test split."""
+def _onnx(model: Model, namespace: argparse.Namespace) -> bytes:
     data = find_test_set(namespace)
     if data is None:
-        data = synthetic.draw("test", min(namespace.num_synthetic, _NUM_COMPARED))
+        data = synthetic.draw("test", onnx_model.NUM_COMPARED)
         print("No CIFAR-10 found (--data.root names it): comparing on drawn images.", file=sys.stderr)
-    rows = torch.linspace(0, len(data) - 1, min(len(data), _NUM_COMPARED)).long()
-    print(f"Comparing on {len(rows):,} images ({data.source}).", file=sys.stderr)
-    return data.images[rows]
-
-
-def _export_onnx(model: Model, out: Path, images: torch.Tensor) -> None:
-    metadata = {
-        "model": model.name,
-        "version": model.version.id if model.version else "",
-        "cifar_lit": __version__,
-        "network": json.dumps(describe(model.network)["network"]),
-    }
-    difference = onnx_model.export(model.network, model.class_names, out, images, metadata=metadata)
+    images = onnx_model.some_images(data)
+    print(f"Comparing on {len(images):,} images ({data.source}).", file=sys.stderr)
+    content, difference = onnx_model.dump(
+        model.network,
+        model.class_names,
+        images,
+        temperature=model.version.manifest.temperature if model.version else 1.0,
+        metadata={"model": model.name, "version": model.version.id if model.version else ""},
+    )
     print(f"Its probabilities differ from PyTorch's by {difference:.1e} at most.", file=sys.stderr)
+    return content

@@ -19,9 +19,10 @@ from cifar_lit.commands.options import print_json
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.comparison import Comparison
-from cifar_lit.interop.model import Model, is_file, load_model
+from cifar_lit.interop.model import Model, load_model
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
+from cifar_lit.registry.reference import is_file
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.training.blend import Blend
 from cifar_lit.training.class_arguments import ClassArgumentParser

@@ -14,9 +14,10 @@ from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
+from cifar_lit.interop import onnx_model
 from cifar_lit.interop.model import KINDS, Model, load_file
 from cifar_lit.registry.manifest import About
-from cifar_lit.registry.version import WEIGHTS
+from cifar_lit.registry.version import ONNX, WEIGHTS
 from cifar_lit.registry.weights import describe, dump
 
 
@@ -29,7 +30,8 @@ def run(args: list[str]) -> int:
     if test_set is None:
         print("Not measured: no CIFAR-10 found (--data.root names it).", file=sys.stderr)
     evaluation = None if test_set is None else evaluate(model.network, test_set)
-    files = {WEIGHTS: dump(model.network)} | (_report_files(evaluation) if evaluation else {})
+    graph, _ = onnx_model.dump(model.network, model.class_names, onnx_model.some_images(test_set))
+    files = {WEIGHTS: dump(model.network), ONNX: graph} | (_report_files(evaluation) if evaluation else {})
     about = _about(model, _sha256(path), test_set, evaluation)
     version = registry.publish(files, about)
     version = registry.keep_as_candidate(version.id, f"imported from {model.name}")

@@ -11,7 +11,7 @@ from torch import Tensor
 from cifar_lit.cifar10 import CLASS_NAMES, NUM_CLASSES
 from cifar_lit.commands.data_options import read_data
 from cifar_lit.commands.options import refuse_to_replace
-from cifar_lit.data import corrections, increment
+from cifar_lit.data import corrected_images, increment
 from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.labelled_files import read_labelled_files
@@ -57,7 +57,7 @@ def _gather(namespace: argparse.Namespace) -> tuple[ImageSet, bool]:
 
 def _from_own(namespace: argparse.Namespace) -> ImageSet:
     if namespace.corrections is not None:
-        data, torn = corrections.read(namespace.corrections)
+        data, torn = corrected_images.read(namespace.corrections)
         for each in torn:
             print(f"warning: {each}", file=sys.stderr)
         return data

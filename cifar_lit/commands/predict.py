@@ -10,15 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
+from cifar_lit.api import load_predictor
 from cifar_lit.commands.options import add_from, add_registry, registry_to_read_of
 from cifar_lit.data import arrays
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
+from cifar_lit.data.images import Pixels
 from cifar_lit.errors import DataError, ImageError, NpzError
-from cifar_lit.interop.model import load_model
 from cifar_lit.serving.predictor import Prediction, Predictor
 
 _BATCH = 500
@@ -38,9 +38,7 @@ Rows = Sequence[Row]
 
 def run(args: list[str]) -> int:
     namespace = _parser().parse_args(args[1:])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = load_model(namespace.reference, registry_to_read_of(namespace), device)
-    predictor = Predictor(model.network, model.class_names, model.name)
+    predictor = load_predictor(namespace.reference, registry_to_read_of(namespace))
     files = _files(namespace.paths)
     rows, left = _predict(predictor, files, namespace.x)
     text = _FORMATS[namespace.format](rows)
@@ -98,12 +96,12 @@ def _predict(predictor: Predictor, files: Sequence[Path], key: str | None) -> tu
     left: list[Skipped] = []
     images = _images(files, key, left)
     while batch := list(islice(images, _BATCH)):
-        answers = predictor.predict(torch.stack([image for _, image, _ in batch]))
+        answers = predictor.predict(np.stack([image for _, image, _ in batch]))
         rows += [Row(path, answer, note) for (path, _, note), answer in zip(batch, answers, strict=True)]
     return rows, left
 
 
-def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iterator[tuple[Path, Tensor, str]]:
+def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iterator[tuple[Path, Pixels, str]]:
     """Of each image its name, uint8 (32, 32, 3) and a note; puts aside the files that can't be read."""
     for path in files:
         try:
@@ -114,7 +112,7 @@ def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iter
                 yield from ((Path(f"{path}#{row}"), image, "") for row, image in enumerate(read))
             else:
                 decoded = read_image(path)
-                yield path, torch.from_numpy(decoded.network_pixels), decoded.note
+                yield path, decoded.network_pixels, decoded.note
         except NpzError as error:
             left.append(Skipped(path, "npz without images", str(error).removeprefix(f"{path}: ")))
         except (ImageError, OSError) as error:

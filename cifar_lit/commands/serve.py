@@ -7,7 +7,8 @@ import shlex
 from pathlib import Path
 
 from cifar_lit.commands.options import add_registry, registry_of, registry_to_read_of
-from cifar_lit.errors import CifarLitError, SettingError
+from cifar_lit.errors import SettingError
+from cifar_lit.extras import require
 
 _KEYS_VARIABLE = "CIFAR_LIT_API_KEYS"
 _PASSWORD_VARIABLE = "CIFAR_LIT_PASSWORD"
@@ -34,7 +35,10 @@ def run(args: list[str]) -> int:
     parser.add_argument("--requests-per-minute", type=int, metavar="N", help="that one client may send to REST")
     parser.add_argument("--no-page", action="store_true", help="serve REST alone")
     parser.add_argument(
-        "--teach", type=Path, metavar="DIR", help="let visitors who sign in teach the network; DIR keeps what they do"
+        "--teach",
+        type=Path,
+        metavar="DIR",
+        help="let visitors who sign in teach the network (needs the extra [train]); DIR keeps what they do",
     )
     parser.add_argument(
         "--data.root", dest="data_root", metavar="DIR", help="folder of CIFAR-10, to go over while learning the new"
@@ -51,15 +55,12 @@ def run(args: list[str]) -> int:
     namespace = parser.parse_args(args[1:])
     if namespace.teach is not None and namespace.no_page:
         parser.error("--teach is of no use with --no-page: the network is taught on the page")
-    try:
-        from cifar_lit.serving.app import Options, create_app
-        from cifar_lit.serving.gatekeeper import LOOPBACK
-        from cifar_lit.serving.server import run as serve
+    if namespace.teach is not None:
+        require("train", "--teach")
+    from cifar_lit.serving.app import Options, create_app  # here, so that --help needs no extra
+    from cifar_lit.serving.gatekeeper import LOOPBACK
+    from cifar_lit.serving.server import run as serve
 
-        if not namespace.no_page:
-            import gradio  # noqa: F401
-    except ModuleNotFoundError as error:
-        raise CifarLitError(f"the server needs {error.name}, an extra: pip install 'cifar-lit[serve]'.") from error
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
     logging.getLogger("cifar_lit").setLevel(logging.INFO)
     logging.getLogger("cifar_lit.access").setLevel(logging.INFO if namespace.access_log else logging.WARNING)

@@ -7,8 +7,9 @@ from typing import Any
 
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.errors import RegistryError
+from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import Version
+from cifar_lit.registry.version import ONNX, Version
 
 _REASON_SHOWN = 100
 """Characters of a reason in a list; `show` has all of it."""
@@ -40,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
     about = "load a version with a network of your own though its source file has changed"
     add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
-    add("upgrade", _upgrade, "add what newer releases keep of a version: its model card")
+    about = "add what newer releases keep of a version: its model card, and its ONNX graph (needs the extra [train])"
+    add("upgrade", _upgrade, about)
     add("verify", _verify, "check every file of every version against its hash")
     about = "list what is kept of the increments that versions have learned, or drop it"
     add("increments", _increments, about).add_argument(
@@ -126,11 +128,22 @@ def _accept(registry: Registry, namespace: argparse.Namespace) -> int:
 
 
 def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
-    done = registry.add_cards()
+    done = {version_id: [CARD] for version_id in registry.add_cards()}
+    for version in registry.versions():
+        if ONNX not in version.manifest.files:
+            from cifar_lit.interop.onnx_model import (
+                of_version,
+            )  # here, as it needs torch: an upgraded registry does not
+
+            registry.add_file(version.id, ONNX, of_version(version))
+            done.setdefault(version.id, []).append(ONNX)
     if namespace.json:
         print_json(done)
-    else:
-        print(f"Model cards written: {', '.join(done)}." if done else "Every version has its model card.")
+        return 0
+    for version_id, names in done.items():
+        print(f"{version_id}  {', '.join(names)} written")
+    if not done:
+        print(f"Every version has its {CARD} and its {ONNX}.")
     return 0
 
 

@@ -8,16 +8,18 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from cifar_lit.data.array_file import SUFFIX, ArrayFile
-from cifar_lit.data.image_set import ImageSet
+from cifar_lit.data.images import Pixels
 from cifar_lit.data.label_forms import read_labels
 from cifar_lit.data.npz import NpyFile, NpzFile
 from cifar_lit.data.pixel_forms import PixelArray
 from cifar_lit.data.pixel_layouts import layouts_of
 from cifar_lit.errors import NpzError
+
+if TYPE_CHECKING:
+    from cifar_lit.data.image_set import ImageSet
 
 MAX_BYTES = 2**31
 """Of each file, and of its arrays once inflated: 60,000 images of float64 have 1.5 GB. Few rows are read at a time."""
@@ -86,9 +88,14 @@ class LabelledArrays:
         left_out = [repr(key) for file in files for key in file.keys if _Place(file, key) not in (x, y)]
         self.notes = [f"left out: {', '.join(left_out)}"] if left_out else []
 
-    def convert(self, rows: slice = slice(None)) -> ImageSet:
+    def convert(self, rows: slice = slice(None)) -> "ImageSet":
         """The images in these rows, with their labels."""
-        return ImageSet(self._pixels.convert(rows), self.labels[rows], f"arrays, {self._name}")
+        import torch  # here, so that images alone are read without it
+
+        from cifar_lit.data.image_set import ImageSet
+
+        images, labels = torch.from_numpy(self._pixels.convert(rows)), torch.from_numpy(self.labels[rows])
+        return ImageSet(images, labels, f"arrays, {self._name}")
 
 
 @contextmanager
@@ -108,7 +115,7 @@ def open_labelled(paths: Sequence[Path], form: Form, *, prefer: str | None = Non
         yield LabelledArrays([stack.enter_context(each) for each in _open_all(paths)], form, prefer)
 
 
-def read_images(path: Path, key: str | None = None) -> tuple[Tensor, list[str]]:
+def read_images(path: Path, key: str | None = None) -> tuple[Pixels, list[str]]:
     """Images without their labels.
 
     Args:

@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
-from cifar_lit.data.image_set import ImageSet
-from cifar_lit.data.images import decode, encode_png
-from cifar_lit.errors import DataError, ImageError
+from cifar_lit.data.images import encode_png
+from cifar_lit.errors import DataError
 from cifar_lit.files import append_line, hold, replace_synced, sync_folder
 
 LINES = "corrections.jsonl"
@@ -32,73 +30,12 @@ LINES = "corrections.jsonl"
 MAX_CORRECTIONS = 10_000
 """That wait in a folder at a time."""
 
-_FILE = re.compile(r"([0-9a-f]{64})\.png")
+FILE = re.compile(r"([0-9a-f]{64})\.png")
 _NAMED = re.compile(rb'^\{"file": "([0-9a-f]{64}\.png)", "label": "\w+".*\}$', re.MULTILINE)
 _LOCK_TIMEOUT_S = 10.0
 
 
-def read(folder: Path) -> tuple[ImageSet, list[str]]:
-    """Reads all corrections, a row a picture, in the order in which the pictures were first corrected.
-
-    Returns:
-        The pictures with their last labels, and which lines were passed over, in words.
-
-    Raises:
-        DataError: no such folder, no correction in it, a line that says something else, or a picture that is missing,
-            damaged or not 32x32.
-    """
-    path = folder / LINES
-    try:
-        lines = path.read_bytes().splitlines()
-    except OSError as error:
-        raise DataError(
-            f"{path} can't be read: {error.strerror}. Name the folder that the page collects corrections in."
-        ) from error
-    labels: dict[str, int] = {}
-    torn = []
-    for number, line in enumerate(lines, start=1):
-        try:
-            entry = json.loads(line)
-        except ValueError:  # not JSON, or not even UTF-8
-            if line.strip():
-                torn.append(f"{path}, line {number}: it is torn, and was passed over.")
-            continue
-        file, label = _checked(entry, f"{path}, line {number}")
-        labels[file] = label
-    if not labels:
-        raise DataError(f"{path}: there is no correction in it, expected at least one.")
-    images = torch.stack([_picture(folder / file) for file in labels])
-    return ImageSet(images, torch.tensor(list(labels.values())), f"corrections, {folder.name}"), torn
-
-
-def _checked(entry: Any, place: str) -> tuple[str, int]:
-    file, label = (entry.get("file"), entry.get("label")) if isinstance(entry, dict) else (None, None)
-    if not isinstance(file, str) or not _FILE.fullmatch(file):
-        raise DataError(f"{place}: its file is {file!r}, expected '<sha256>.png'. Mend or remove the line.")
-    if label not in CLASS_NAMES:
-        raise DataError(
-            f"{place}: its label is {label!r}, expected one of {', '.join(CLASS_NAMES)}. Mend or remove the line."
-        )
-    return file, CLASS_NAMES.index(label)
-
-
-def _picture(path: Path) -> torch.Tensor:
-    advice = f"Restore it from a copy, or remove its lines from {LINES}."
-    try:
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != path.stem:
-            raise DataError(f"{path}: the content has another SHA-256 than its name: it was changed. {advice}")
-        image = decode(data).pixels
-    except (ImageError, OSError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise DataError(f"{path} can't be read: {reason} {advice}") from error
-    if tuple(image.shape) != IMAGE_SHAPE:
-        height, width, _ = image.shape
-        raise DataError(f"{path}: the image is {width}x{height}, expected 32x32. {advice}")
-    return torch.from_numpy(image)
-
-
-def add(folder: Path, pixels: NDArray[np.uint8] | torch.Tensor, label: str, **details: Any) -> None:
+def add(folder: Path, pixels: NDArray[np.uint8], label: str, **details: Any) -> None:
     """Adds a correction and makes it durable; a failure leaves the corrections as they were.
 
     Args:
@@ -110,7 +47,7 @@ def add(folder: Path, pixels: NDArray[np.uint8] | torch.Tensor, label: str, **de
     Raises:
         DataError: another shape, dtype or class; too many corrections wait; or the folder can't be written.
     """
-    picture = np.array(pixels.cpu().numpy() if isinstance(pixels, torch.Tensor) else pixels)
+    picture = np.asarray(pixels)
     if picture.shape != IMAGE_SHAPE or picture.dtype != np.uint8:
         raise DataError(f"the picture is {picture.dtype} {picture.shape}, expected uint8 {IMAGE_SHAPE}.")
     if label not in CLASS_NAMES:
@@ -208,9 +145,9 @@ def sweep(folder: Path) -> None:
         return
     with _locked(folder):
         lines = _read_lines(folder).decode(errors="replace")
-        named = {match[0] for match in _FILE.finditer(lines)}
+        named = {match[0] for match in FILE.finditer(lines)}
         for path in folder.iterdir():
-            orphan = _FILE.fullmatch(path.name) and path.name not in named
+            orphan = FILE.fullmatch(path.name) and path.name not in named
             if orphan or path.name.endswith(".tmp"):
                 path.unlink(missing_ok=True)
 

@@ -3,9 +3,7 @@
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES, NUM_CLASSES
 from cifar_lit.data.array_file import ArrayFile
@@ -13,7 +11,7 @@ from cifar_lit.data.class_names import meaning_of
 from cifar_lit.errors import NpzError
 
 
-def read_labels(file: ArrayFile, key: str, first_label: int | None = None) -> tuple[Tensor, list[str]]:
+def read_labels(file: ArrayFile, key: str, first_label: int | None = None) -> tuple[NDArray[np.int64], list[str]]:
     """Reads an array of labels.
 
     Args:
@@ -48,7 +46,7 @@ def read_labels(file: ArrayFile, key: str, first_label: int | None = None) -> tu
     if _first_label(array, first_label, shown):
         array, words = array.astype(np.float64) - 1, [*words, "classes are counted from 1 (airplane) to 10 (truck)"]
     _check_rows((array < 0) | (array >= NUM_CLASSES), array, shown, "class numbers 0..9")
-    return torch.from_numpy(array.astype(np.int64)), words
+    return array.astype(np.int64), words
 
 
 def _of_names(array: NDArray[Any], shown: str) -> tuple[NDArray[Any], list[str]]:

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -15,7 +14,7 @@ from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.data import pixel_scales
 from cifar_lit.data.array_file import ArrayFile
 from cifar_lit.data.colour import BACKGROUND
-from cifar_lit.data.images import to_network_size
+from cifar_lit.data.images import Pixels, to_network_size
 from cifar_lit.data.pixel_layouts import Layout, layouts_of
 from cifar_lit.errors import InputError, NpzError
 
@@ -64,7 +63,7 @@ class PixelArray:
             raise NpzError(f"{self._shown}: {error}", error.fault) from error
         self.words = self._describe()
 
-    def convert(self, rows: slice = slice(None)) -> torch.Tensor:
+    def convert(self, rows: slice = slice(None)) -> Pixels:
         """uint8 (n, 32, 32, 3): the images in these rows.
 
         Raises:
@@ -83,7 +82,7 @@ class PixelArray:
             first += len(chunk)
             if len(part):
                 images.append(self._to_images(part))
-        return torch.cat(images)
+        return np.concatenate(images)
 
     def _find_layout(self, num_labels: int | None, wanted: str | None) -> Layout:
         shape = self._header.shape
@@ -129,7 +128,7 @@ class PixelArray:
             words.append(f"{crop}{width}x{height} pixels is resized to 32x32")
         return [each for each in words if each]
 
-    def _to_images(self, chunk: NDArray[Any]) -> torch.Tensor:
+    def _to_images(self, chunk: NDArray[Any]) -> Pixels:
         levels = chunk
         if chunk.dtype != np.uint8 or self._scale != pixel_scales.LEVELS:
             levels = pixel_scales.to_levels(chunk, self._scale).round().clip(0, 255)
@@ -141,4 +140,4 @@ class PixelArray:
         images = np.array(levels, np.uint8, order="C")
         if images.shape[1:] != IMAGE_SHAPE:
             images = np.stack([to_network_size(Image.fromarray(image)) for image in images])
-        return torch.from_numpy(images)
+        return images

@@ -29,12 +29,9 @@ def open_h5(source: Path | bytes, where: str) -> Iterator["H5File"]:
 
     Raises:
         WeightsError: it can't be read, or what is done inside the `with` raises what HDF5 has to say.
-        CifarLitError: h5py is not installed.
     """
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise CifarLitError("reading Keras files needs h5py, an extra: pip install 'cifar-lit[interop]'.") from error
+    import h5py
+
     size = len(source) if isinstance(source, bytes) else source.stat().st_size
     try:
         with h5py.File(io.BytesIO(source) if isinstance(source, bytes) else source, "r") as root:

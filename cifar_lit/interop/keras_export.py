@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar_lit.errors import CifarLitError, WeightsError
+from cifar_lit.errors import WeightsError
 from cifar_lit.interop.keras_config import read_config
 from cifar_lit.models.networks import Network, ThreeBlockCNN
 
@@ -80,17 +80,14 @@ def dump(network: Network) -> bytes:
 
     Raises:
         WeightsError: it is another network than the three-block one.
-        CifarLitError: h5py is not installed.
     """
     if not isinstance(network, ThreeBlockCNN):
         raise WeightsError(
             f"{type(network).__name__} can't be written for Keras, only ThreeBlockCNN can. Export it as onnx or "
             "safetensors."
         )
-    try:
-        import h5py
-    except ModuleNotFoundError as error:
-        raise CifarLitError("writing Keras files needs h5py, an extra: pip install 'cifar-lit[interop]'.") from error
+    import h5py
+
     config = config_of(network.args, network.mean, network.std)
     model = read_config(config, "the export")
     state = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}

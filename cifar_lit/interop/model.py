@@ -1,6 +1,5 @@
-"""What `--from` may name: a version of the registry, or a file with weights."""
+"""The network that `--from` names: of a version of the registry, or of a file with weights."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,8 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import InputError, WeightsError
 from cifar_lit.interop import keras_file, safetensors_file, torch_file, weights_npz
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.registry import LATEST, Registry
+from cifar_lit.registry.reference import is_file
+from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, WEIGHTS, Version
 from cifar_lit.registry.weights import load_network
 
@@ -32,7 +32,6 @@ _OTHERS = {
     ".bin": "read under another ending: if it is a state dictionary, call it .pt",
     ".json": "a description without weights",
 }
-_VERSION = re.compile(r"v?\d+|[\w-]+")
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,6 @@ def load_model(reference: str, registry: Registry, device: torch.device | str = 
         return load_file(Path(reference), device)
     version = registry.resolve(reference)
     return Model(load_network(version, device), version.manifest.class_names, version.id, version)
-
-
-def is_file(reference: str) -> bool:
-    """Whether a reference means a file or a folder rather than a version: it has an ending or a slash, or is there."""
-    if _VERSION.fullmatch(reference) is None:
-        return True
-    return not re.fullmatch(rf"v\d+|{LATEST}", reference) and Path(reference).exists()
 
 
 def load_file(

@@ -11,7 +11,6 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +18,19 @@ import torch
 from torch import Tensor, nn
 
 import cifar_lit
-from cifar_lit.errors import CifarLitError
-from cifar_lit.files import replace_synced
+from cifar_lit.data import synthetic
+from cifar_lit.data.image_set import ImageSet
+from cifar_lit.errors import CifarLitError, VersionDamagedError
 from cifar_lit.models.networks import Network
+from cifar_lit.registry.version import Version
+from cifar_lit.registry.weights import describe, load_network
 
 INPUT = "images"
 OUTPUTS = ("logits", "probabilities")
 MAX_DIFFERENCE = 1e-5
 """Of a probability, between ONNX Runtime and PyTorch."""
+NUM_COMPARED = 100
+"""Images on which a version's graph is compared; a wide network answers some 300 a second on one CPU."""
 
 _DOC = (
     f"Classifies CIFAR-10 images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
@@ -41,53 +45,87 @@ class ExportError(CifarLitError):
 
 
 class _FromPixels(nn.Module):
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, temperature: float) -> None:
         super().__init__()
         self.network = network
+        self.temperature = temperature
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(images.permute(0, 3, 1, 2).to(torch.float32))
-        return logits, logits.softmax(1)
+        return logits, (logits if self.temperature == 1 else logits / self.temperature).softmax(1)
 
 
-def export(
+def dump(
     network: Network,
     class_names: Sequence[str],
-    path: Path,
     images: Tensor,
     *,
+    temperature: float = 1.0,
     metadata: Mapping[str, str] | None = None,
-) -> float:
-    """Writes `path` if ONNX Runtime answers to `images` from it as PyTorch does from the network; else nothing.
+) -> tuple[bytes, float]:
+    """The network as an ONNX file, if ONNX Runtime answers to `images` from it as PyTorch does from the network.
 
     Args:
         network: of any device; it is not changed.
         class_names: in label order; kept in the file's metadata as a JSON list, `class_names`.
-        path: replaced in one step if it exists.
         images: uint8 (N, 32, 32, 3) to compare on, in batches of several sizes.
+        temperature: the logits are divided by it before the softmax that makes the probabilities.
         metadata: more to keep in the file.
 
     Returns:
-        The largest difference of a probability.
+        The file's content, and the largest difference of a probability.
 
     Raises:
-        ExportError: it can't be exported, or the answers differ by more than `MAX_DIFFERENCE`.
-        OSError: it can't be written.
-        CifarLitError: onnx, onnxscript or onnxruntime is not installed.
+        ExportError: it can't be exported, the answers differ by more than `MAX_DIFFERENCE`, or onnx or onnxscript is
+            not installed.
     """
-    pixels_in = _FromPixels(copy.deepcopy(network).cpu()).eval()
+    pixels_in = _FromPixels(copy.deepcopy(network).cpu(), temperature).eval()
+    told = {
+        "class_names": json.dumps(list(class_names)),
+        "network": json.dumps(describe(network)["network"]),
+        "temperature": repr(temperature),
+        "cifar_lit": cifar_lit.__version__,
+        **(metadata or {}),
+    }
     try:
-        data = _exported(pixels_in, {"class_names": json.dumps(list(class_names)), **(metadata or {})})
-        difference = _compare(pixels_in, data, images)
+        data = _exported(pixels_in, told)
+        difference = _compare(pixels_in, data, images.cpu())
     except ModuleNotFoundError as error:
-        raise CifarLitError(f"ONNX needs {error.name}, an extra: pip install 'cifar-lit[interop]'.") from error
+        raise ExportError(
+            f"ONNX needs {error.name}, which is not installed: pip install 'cifar-lit[train]'."
+        ) from error
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
-            f"{path} was not written: ONNX Runtime's probabilities differ from PyTorch's by up to {difference:.2g}, "
-            f"expected {MAX_DIFFERENCE:g} or less. Try another release of onnxscript, onnxruntime or torch."
+            f"ONNX Runtime's probabilities differ from PyTorch's by up to {difference:.2g}, expected "
+            f"{MAX_DIFFERENCE:g} or less. Try another release of onnxscript, onnxruntime or torch."
         )
-    replace_synced(path, data)
-    return difference
+    return data, difference
+
+
+def of_version(version: Version) -> bytes:
+    """The graph of a version that has none, from its weights; compared on drawn images.
+
+    Raises:
+        VersionDamagedError: the weights can't be loaded, or are no finite numbers.
+        ExportError: as `dump`.
+    """
+    network = load_network(version)
+    for name, values in (*network.named_parameters(), *network.named_buffers()):
+        if not values.isfinite().all():
+            raise VersionDamagedError(
+                f"{version.id}: {name} holds values that are no finite numbers. Restore it from a copy, or use another "
+                "version."
+            )
+    try:
+        return dump(network, version.manifest.class_names, some_images())[0]
+    except ExportError as error:
+        raise ExportError(f"{version.id}: {error}") from error
+
+
+def some_images(data: ImageSet | None = None) -> Tensor:
+    """Images to compare on, spread over a data set; drawn ones if there is none."""
+    data = data or synthetic.draw("test", NUM_COMPARED)
+    return data.images[torch.linspace(0, len(data) - 1, min(len(data), NUM_COMPARED)).long()]
 
 
 def _exported(network: nn.Module, metadata: Mapping[str, str]) -> bytes:
@@ -148,7 +186,7 @@ def _compare(network: nn.Module, data: bytes, images: Tensor) -> float:
         session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         batches = [images[:size] for size in _BATCHES if size <= len(images)] + list(torch.split(images, _BATCH))
         return max(_difference(network, session, batch) for batch in batches)
-    except Exception as error:  # ONNX Runtime's own errors have no common base
+    except Exception as error:  # ONNX Runtime's own are plain Exceptions
         raise ExportError(f"ONNX Runtime can't run the export ({' '.join(str(error).split())[:300]}).") from error
 
 

@@ -5,7 +5,7 @@ Shapes: B batch, C channels, H = W = 32, K classes.
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -55,15 +55,6 @@ class Network(nn.Module, ABC):
             batches: training images, each (B, C, H, W), uint8 or float, RGB, 0..255, on the network's device; as many
                 are read as are needed.
         """
-
-    def frozen(self) -> Callable[[Tensor], Tensor] | None:
-        """What the network answers in evaluation with the values it has now, as one call of compiled code.
-
-        Returns:
-            From images, uint8 (B, H, W, C), RGB, 0..255, to probabilities, float64 (B, K), on the CPU; None if there is
-            no such code for this network or this machine.
-        """
-        return None
 
     def groups(self) -> dict[str, list[Tensor]]:
         """All trained weights by what an optimizer or a schedule may tell apart; groups are neither empty nor mixed:

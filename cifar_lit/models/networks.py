@@ -3,7 +3,7 @@
 Shapes: B batch, C channels, H = W = 32, K classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from cifar_lit.cifar10 import STD as CIFAR10_STD
 from cifar_lit.errors import SettingError
 from cifar_lit.models.network import Network as Network
 from cifar_lit.models.whitened_cnn import WhitenedCNN
-from cifar_lit.native import block, inference, training_step
+from cifar_lit.native import block, training_step
 
 
 class ThreeBlockCNN(Network):
@@ -77,10 +77,6 @@ class ThreeBlockCNN(Network):
         features = self.blocks(images)
         flat = features.permute(0, 2, 3, 1).flatten(1)  # H, W, C order as in Keras; free in channels-last memory
         return self.head(self.dropout(torch.relu(self.dense(flat))))  # type: ignore[no-any-return]
-
-    def frozen(self) -> Callable[[Tensor], Tensor] | None:
-        mean, scale = self._shift[:, 0, 0], self._scale[:, 0, 0]
-        return inference.freeze(mean, scale, IMAGE_SIZE, self._weighted_blocks(), self.dense, self.head)
 
     def _weighted_blocks(self) -> list[tuple[nn.Conv2d, nn.BatchNorm2d]]:
         """What has weights of each block."""

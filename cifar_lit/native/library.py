@@ -18,7 +18,7 @@ from cifar_lit.files import write_synced
 SWITCH = "CIFAR_LIT_NATIVE"
 """Set to 0 in the environment, PyTorch's own kernels are used."""
 
-_NAMES = ("block", "inference", "training_backward", "training_forward", "warp")
+_NAMES = ("block", "training_backward", "training_forward", "warp")
 _SOURCES = [Path(__file__).with_name(f"{name}.cpp") for name in _NAMES]
 _HEADERS = [Path(__file__).with_name(name) for name in ("tiles.h", "training_step.h")]
 _FLAGS = ["-std=c++17", "-O3", "-fopenmp", "-fPIC", "-fno-math-errno", "-fno-trapping-math"]

@@ -311,6 +311,28 @@ class Registry:
                 done.append(version.id)
         return done
 
+    def add_file(self, version_id: str, name: str, data: bytes) -> Version:
+        """Adds what newer releases keep of a version to one that was made before.
+
+        Args:
+            version_id: an id.
+            name: of the file, one that `Version.verify` passes over where the manifest does not name it.
+            data: its content.
+
+        Raises:
+            VersionDamagedError: the version is not whole.
+            RegistryError: the file can't be written; the version is as it was.
+        """
+        with self._explained(f"{name} was not added to {version_id}"), self._locked():
+            version = self.get(version_id)
+            version.verify()
+            # A crash in between leaves a file that nobody vouches for, which does not damage the version.
+            replace_synced(version.path / name, data)
+            files = {**version.manifest.files, name: hashlib.sha256(data).hexdigest()}
+            manifest = replace(version.manifest, files=files)
+            replace_synced(version.path / MANIFEST, manifest.to_json())
+            return Version(version.path, manifest)
+
     def verify(self) -> dict[str, str | None]:
         """What is wrong with each version folder, by id; None where it is whole."""
         problems: dict[str, str | None] = {}

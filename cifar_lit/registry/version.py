@@ -12,6 +12,8 @@ from cifar_lit.registry.model_card import CARD
 
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
+ONNX = "model.onnx"
+"""The network as a graph that answers without PyTorch; versions of older releases have none."""
 MAX_FILE_BYTES = 1 << 30
 
 
@@ -47,7 +49,8 @@ class Version:
         Raises:
             VersionDamagedError: something is missing, altered or added.
         """
-        harmless = {MANIFEST, f".{MANIFEST}.tmp", CARD, f".{CARD}.tmp"}
+        # An upgrade writes a file first, and then the manifest that names it.
+        harmless = {name for each in (MANIFEST, CARD, ONNX) for name in (each, f".{each}.tmp")}
         unknown = _files_below(self.path) - set(self.manifest.files) - harmless
         if unknown:
             raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")

@@ -76,7 +76,7 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     metrics = Metrics()
     champion = Champion(
         Registry(options.registry),
-        warm=range(1, options.limits.max_batch_size + 1),  # each size has its own kernels, made at first use
+        warm=(1, options.limits.max_batch_size),
         poll_s=options.poll_s,
         on_change=metrics.on_change,
         on_refusal=metrics.on_refusal,

@@ -35,7 +35,7 @@ from cifar_lit.serving.inference_tensors import (
 )
 
 MODEL_NAME = "cifar10"
-PLATFORM = "pytorch"
+PLATFORM = "onnxruntime_onnx"
 MAX_ITEMS = 64
 """Images in one request."""
 

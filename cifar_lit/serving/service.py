@@ -12,7 +12,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from cifar_lit.errors import DeadlineError, ImageError, InputError, OverloadedError
 from cifar_lit.serving.batcher import Done, MicroBatcher
@@ -101,7 +100,6 @@ class Service:
         return self._pending
 
     async def start(self) -> None:
-        torch.set_num_threads(1)  # the other cores have requests and pictures to work on
         await asyncio.gather(self._decoder.start(), self.champion.start())
 
     async def close(self) -> None:
@@ -203,7 +201,7 @@ class Service:
 
     def _run(self, images: list[Pixels]) -> list[Prediction]:
         predictor = self.champion.serving.predictor  # once a batch: a batch is answered by one version
-        return predictor.predict(torch.from_numpy(np.stack(images)))
+        return predictor.predict(np.stack(images))
 
     @contextmanager
     def _taken(self, count: int) -> Iterator[None]:

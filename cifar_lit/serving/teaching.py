@@ -23,7 +23,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cifar_lit.data import corrections
 from cifar_lit.errors import DataError, SettingError
@@ -99,7 +98,7 @@ class Teacher:
 
     # Corrections
 
-    def correct(self, pixels: NDArray[np.uint8] | Tensor, label: str, *, said: str, version: str) -> int:
+    def correct(self, pixels: NDArray[np.uint8], label: str, *, said: str, version: str) -> int:
         """Adds a correction; gives how many pictures wait now.
 
         Args:

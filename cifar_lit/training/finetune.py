@@ -143,6 +143,7 @@ def finetune(
     published = publish(
         network,
         registry,
+        images=next(iter(sets.values())),
         evaluations=_reported(after),
         decide=decide,
         data=data,

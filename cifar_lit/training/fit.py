@@ -264,6 +264,7 @@ class FitCLI(LightningCLI):
         self.published = publish(
             network,
             self.registry,
+            images=next(data for data in sets.values() if len(data)),
             evaluations=evaluations,
             decide=lambda champion: decide(network, datamodule, champion),
             data=datamodule.fingerprint(),

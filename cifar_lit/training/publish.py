@@ -8,13 +8,15 @@ from typing import Any
 import torch
 
 import cifar_lit
+from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import RegistryError, VersionDamagedError
 from cifar_lit.evaluation import plots, report
 from cifar_lit.evaluation.evaluation import Evaluation
+from cifar_lit.interop import onnx_model
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
-from cifar_lit.registry.version import WEIGHTS, Version
+from cifar_lit.registry.version import ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
 from cifar_lit.training.promotion import Decision
 
@@ -35,6 +37,7 @@ def publish(
     network: Network,
     registry: Registry,
     *,
+    images: ImageSet,
     evaluations: Mapping[str, Evaluation],
     decide: Callable[[Version | None], Decision],
     data: Mapping[str, Any],
@@ -50,6 +53,8 @@ def publish(
     Args:
         network: holds the weights to keep.
         registry: where the version goes.
+        images: some of those that it was measured on; its ONNX graph is compared with it on them. A network that can't
+            be exported becomes a candidate without a graph.
         evaluations: of the network in full precision, single view, by split; at least one. The last is reported.
         decide: compares with a champion (none if there is none); asked again if the champion changes meanwhile.
         data: fingerprint of what it learned from, for the manifest.
@@ -76,6 +81,10 @@ def publish(
     )
     files = {WEIGHTS: dump(network), CONFIG: config.encode(), **(extra_files or {})}
     files |= _report_files(evaluations, history, training.get("best_epoch"))
+    try:
+        files[ONNX], _ = onnx_model.dump(network, about.class_names, onnx_model.some_images(images))
+    except onnx_model.ExportError as error:
+        decide = _can_not_be_served(error)
     champion, decision = _compare(registry, decide)
     if decision.standing != "promoted":
         # One step: it is never seen with another standing than the one it was given.
@@ -93,6 +102,10 @@ def publish(
             decision = Decision("candidate", f"it can't be loaded again ({error})")
     enter = registry.reject if decision.standing == "rejected" else registry.keep_as_candidate
     return Published(enter(version.id, decision.reason), decision, evaluations)
+
+
+def _can_not_be_served(error: onnx_model.ExportError) -> Callable[[Version | None], Decision]:
+    return lambda champion: Decision("candidate", f"it can't be served, there is no ONNX graph of it: {error}")
 
 
 def _compare(registry: Registry, decide: Callable[[Version | None], Decision]) -> tuple[Version | None, Decision]:

@@ -7,8 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torchvision.transforms.v2 import functional as F
+from PIL import Image, ImageOps
 
 from cifar_lit.data.images import decode
 
@@ -38,10 +37,7 @@ class Example:
 
     def thumbnail(self, side: int) -> Pixels:
         """Its central square, uint8 (side, side, 3)."""
-        picture = torch.from_numpy(self.pixels).permute(2, 0, 1)
-        square = F.center_crop(picture, [min(self.pixels.shape[:2])])
-        small: Pixels = F.resize(square, [side, side]).permute(1, 2, 0).contiguous().numpy()
-        return small
+        return np.asarray(ImageOps.fit(Image.fromarray(self.pixels), (side, side), Image.Resampling.BILINEAR))
 
 
 @cache

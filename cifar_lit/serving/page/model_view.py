@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
-import torch
-
 from cifar_lit.errors import OverloadedError, RegistryError
 from cifar_lit.registry.registry import LATEST
 from cifar_lit.serving.champion import Serving
@@ -95,8 +93,7 @@ class ModelView:
             VersionNotFoundError: there is no such version.
             VersionDamagedError: one can't answer.
         """
-        images = torch.from_numpy(pixels).unsqueeze(0)
-        return [self._predictor(self._resolve(reference)).predict(images)[0] for reference in references]
+        return [self._predictor(self._resolve(reference)).predict(pixels[None])[0] for reference in references]
 
     def pending(self, action: Literal["promote", "rollback"], version_id: str = "") -> Change:
         """A change that is based on what is served now.

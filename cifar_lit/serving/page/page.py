@@ -8,7 +8,6 @@ from html import escape
 
 import gradio as gr
 import httpx
-import matplotlib.pyplot  # noqa: F401  # Gradio does at the first event, and everybody waits for it
 from fastapi import FastAPI, Request
 from gradio.route_utils import FnIndexInferError
 from starlette.responses import Response
