@@ -63,7 +63,10 @@ def test_report_writes_figures_text_and_pictures(registry: Registry, tmp_path: P
     ("options", "words"),
     [
         (["--from", "v0009"], "no version 'v0009'"),
-        (["--data.source", "folder", "--data.root", "/nonexistent"], "expected one folder for each of the ten classes"),
+        (
+            ["--data.source", "folder", "--data.root", "/nonexistent"],
+            "there is no such folder), expected an image folder",
+        ),
         (["--report", "/dev/null/x"], "--report /dev/null/x can't be written"),
     ],
 )

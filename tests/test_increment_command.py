@@ -115,7 +115,7 @@ def test_without_data_and_champion_it_checks_what_it_can_and_says_so(capsys, reg
     assert "Not checked: copies of training images, copies of test images, doubtful labels." in out
     labels, copies = err.splitlines()
     assert labels.startswith(f"warning: labels are not checked: {registry} has no champion")
-    assert copies.startswith("warning: copies of train and test images are not looked for: no CIFAR-10 under")
+    assert copies.startswith("warning: copies of train and test images are not looked for: no data set under")
     status, out, err = called(capsys, "check", write(NEW.images[:1].repeat(50, 1, 1, 1)), "--json")
     assert status == 1
     assert len(json.loads(out)["not_checked"]) == 3
@@ -125,7 +125,7 @@ def test_without_data_and_champion_it_checks_what_it_can_and_says_so(capsys, reg
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--data.root", "nowhere"], "error: no CIFAR-10 under"),
+        (["--data.root", "nowhere"], "error: no data set under"),
         (["--from", "v0009"], "error: no version 'v0009'"),
         (["--from", "weights.npz"], "error: weights.npz: no such file"),
         (["--clean", "new.npz"], "error: --clean new.npz exists already"),

@@ -212,7 +212,7 @@ def test_the_ending_decides_whatever_its_case(h5: Path, registry: Registry) -> N
         (["test", "--from", "folder.npz"], "folder.npz: it is a folder, expected a file of weights in .npz"),
         (["import", "v0001"], "v0001: no such file"),
         (["import", "a.png"], "a.png: files that end in '.png' are not read. Expected weights in .npz"),
-        (["import", "weights.npz", "--data.root", "nowhere"], "no CIFAR-10 under"),
+        (["import", "weights.npz", "--data.root", "nowhere"], "no data set under"),
         (["import", "weights.npz", "--data.num_synthetic", "0"], "--data.num_synthetic is 0"),
         (["import", "weights.npz", "--registry", "a.png", *DRAWN], "no version was published: File exists"),
         (["export", "v0009", "--format", "npz", "--out", "x"], "no version 'v0009'"),
@@ -220,7 +220,7 @@ def test_the_ending_decides_whatever_its_case(h5: Path, registry: Registry) -> N
         (["export", "latest", "--format", "npz", "--out", "."], "--out . is a folder or a special file"),
         (["export", "latest", "--format", "npz", "--out", "/dev/null"], "--out /dev/null is a folder or a special"),
         (["export", "latest", "--format", "onnx", "--out", "nowhere/x", *DRAWN], "--out nowhere/x can't be written"),
-        (["export", "latest", "--format", "onnx", "--out", "x", "--data.root", "nowhere"], "no CIFAR-10 under"),
+        (["export", "latest", "--format", "onnx", "--out", "x", "--data.root", "nowhere"], "no data set under"),
     ],
 )
 def test_wrong_input_is_one_message_and_status_2(
@@ -245,7 +245,7 @@ def test_a_data_set_named_by_the_environment_must_be_there(
     monkeypatch.setenv("CIFAR_LIT_DATA", str(tmp_path / "nowhere"))
     status, _, err = called(capsys, "import", npz)
     assert status == 2
-    assert f"no CIFAR-10 under {tmp_path / 'nowhere'}" in err
+    assert f"no data set under {tmp_path / 'nowhere'}" in err
 
 
 def test_load_file_knows_the_endings_alone(h5: Path) -> None:

@@ -94,30 +94,25 @@ def test_it_is_trained_published_measured_exported_and_fine_tuned(source: str, f
     assert Registry("checkpoints").get("v0002").manifest.network == about
 
 
-def test_where_its_module_is_missing_the_error_names_it_and_training_ends_as_a_candidate(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
-) -> None:
-    Path("my_net.py").write_text(PLAIN)
-    fit("--model.network", "my_net.MyNet")
-    Path("elsewhere").mkdir()
-    monkeypatch.chdir("elsewhere")
-    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(folder))])
-    sys.modules.pop("my_net")
-    capsys.readouterr()
-    assert main(["predict", SMOKE, "--registry", "../checkpoints"]) == 2
-    assert "there is no module 'my_net' among those that are installed or in" in capsys.readouterr().err
-    assert fit("--registry", "../checkpoints") == 0
-    registry = Registry("../checkpoints")
-    assert registry.pointer() == "v0001"
-    assert "can't be compared with champion v0001" in registry.get("v0002").manifest.reason
-
-
 @pytest.fixture
 def own(folder: Path, registry: Registry) -> Any:
     Path("my_net.py").write_text(PLAIN)
     network = find({"import_path": "my_net.MyNet", "sha256": source_sha256("my_net.MyNet")})(width=3)
     about = About(**describe(network), class_names=list(CLASS_NAMES), metrics={}, data={}, seed=0, code={}, training={})
     return registry.publish({"model.safetensors": dump(network)}, about)
+
+
+def test_where_its_module_is_missing_the_error_names_it_and_the_champion_stays(
+    own: Any, folder: Path, registry: Registry, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    registry.promote(own.id, "it is better")
+    (folder / "elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    monkeypatch.setattr(sys, "path", [each for each in sys.path if each not in ("", str(folder))])
+    sys.modules.pop("my_net")
+    assert main(["predict", SMOKE, "--registry", str(registry.root)]) == 2
+    assert "there is no module 'my_net' among those that are installed or in" in capsys.readouterr().err
+    assert registry.pointer() == own.id
 
 
 def test_a_changed_file_is_refused_without_running_it_until_it_is_accepted(own: Any, registry: Registry) -> None:
