@@ -370,6 +370,24 @@ def test_a_correction_of_an_image_that_was_held_out_is_learned_and_judges_no_mor
     assert same(recalling(write(rows=range(10)), remembered=[before, after]).earlier_val, data.earlier_val)  # type: ignore[arg-type]
 
 
+def test_the_last_label_of_an_image_counts_in_what_is_replayed(write: Write) -> None:
+    """An image that was learned with a wrong label, and corrected in a later increment or in this one."""
+    wrong = with_row(NEW.subset(torch.arange(50, 80)), 7, NEW.images[57], (int(NEW.labels[57]) + 1) % 10)
+    path = write("wrong.npz", wrong)
+    before = Remembered("wrong.npz", wrong.sha256, "v0001", path, tuple(range(30)), ())
+    others = [*range(50, 57), *range(58, 80)]
+    data = recalling(write(rows=range(50)), remembered=[before, remember(write, range(57, 58), "v0002", held=())])
+    assert same(data.old_train, train_part() + NEW.subset(torch.tensor([*others, 57])))
+    data = recalling(write(rows=range(57, 58)), remembered=[before], corrections=True)
+    assert same(data.old_train, train_part() + NEW.subset(torch.tensor(others)))
+    assert same(data.new_train, NEW.subset(torch.tensor([57])))
+    only = wrong.subset(torch.tensor([7]))
+    alone = Remembered("one.npz", only.sha256, "v0001", write("one.npz", only), (0,))
+    again = [alone, remember(write, range(57, 58), "v0002", held=()), remember(write, range(60, 62), "v0003", held=())]
+    data = recalling(write(rows=range(50)), remembered=again)
+    assert same(data.old_train, train_part() + NEW.subset(torch.tensor([57, 60, 61])))
+
+
 def test_an_image_of_an_earlier_increment_is_drawn_as_often_as_a_new_one_in_up_to_half_of_the_replay(
     write: Write,
 ) -> None:

@@ -108,11 +108,19 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
         (correction(gained=1, old=LARGE_DROP), "rejected", "fell by more than 0.5 points"),
         (correction(gained=1, old=None), "candidate", "there were no old images"),
         (correction(gained=1, rank=6), "rejected", "the labels look wrong"),
-        (evidence(corrections=True, learned=comparison(wrong=400)), "promoted", "new accuracy 0.6000 -> 0.8000"),
+        (evidence(corrections=True, learned=comparison(wrong=400)), "promoted", "20 of 440 mistakes corrected"),
         # The whole line
-        (evidence(line=SMALL_DROP, best="v0001"), "promoted", "since v0001, the best of its line, 0.8070 -> 0.8060"),
-        (evidence(line=LARGE_DROP, best="v0001"), "rejected", "old accuracy since v0001, the best of its line, 0.8160"),
-        (evidence(line=UNCERTAIN_DROP, best="v0001"), "rejected", "by more than 0.5 points can't be ruled out"),
+        (
+            evidence(line=SMALL_DROP, reference="v0001"),
+            "promoted",
+            "v0001, the reference of its line, 0.8070 -> 0.8060",
+        ),
+        (
+            evidence(line=LARGE_DROP, reference="v0001"),
+            "rejected",
+            "since v0001, the reference of its line, 0.8160",
+        ),
+        (evidence(line=UNCERTAIN_DROP, reference="v0001"), "rejected", "by more than 0.5 points can't be ruled out"),
         # What was learned before
         (evidence(earlier=SAME), "promoted", "new accuracy"),
         (evidence(earlier=FELL_BY_CHANCE), "promoted", "new accuracy"),

@@ -47,7 +47,7 @@ def judge(
         version = publish()
         theirs = replace(version.manifest, data={**ours, "split": {"seed": 2, "val_fraction": 0.1}, **data})
         monkeypatch.setattr(rival, "load_network", lambda *_: champion)
-        given, gate = Given(datamodule.num_given, best="v0009"), Gate(max_drop=10)
+        given, gate = Given(datamodule.num_given, reference="v0009"), Gate(max_drop=10)
         return rival.beside(Version(version.path, theirs), network, datamodule, ours, gate, given, registry)
 
     return judge_beside

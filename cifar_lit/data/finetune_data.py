@@ -146,7 +146,8 @@ class FinetuneDataModule(CIFAR10DataModule):
             else:
                 judges["images held out of earlier increments"] = copy_of >= 0
         rows = self._usable(new, judges)
-        base, origins = self._origins(new, rows, base, earlier)
+        old = [*([] if base is None else [(TRAINING, base)]), *earlier]
+        origins, replayed = self._origins(new, rows, old)
         is_new = torch.tensor([not origin for origin in origins])
         learned, held = (
             rows[is_new][part] for part in hold_out(new.labels[rows[is_new]], self.holdout, self.split_seed)
@@ -154,8 +155,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         self._note_rows(learned, held)
         self.new_train, self.new_val = new.subset(rows[~torch.isin(rows, held)]), new.subset(held)
         self.known = why_known(origins)
-        self._num_earlier = sum(len(data) for _, data in earlier)
-        replayed = [*([] if base is None else [base]), *(data for _, data in earlier)]
+        self._num_earlier = sum(map(len, replayed[len(replayed) - len(earlier) :]))
         self.old_train = functools.reduce(operator.add, replayed) if replayed else None
         self._ready = True
 
@@ -200,18 +200,21 @@ class FinetuneDataModule(CIFAR10DataModule):
         return sets
 
     def _recall(self) -> list[tuple[str, ImageSet]]:
-        """Increments to replay, each with the version that learned it, and those that judge."""
+        """Increments to replay, each with the version that learned it, oldest first; notes those that judge."""
         kept = [each for each in self.remembered if each.path is not None and each.learned != ()]
-        earlier, judges = [], []
+        earlier: list[tuple[str, ImageSet]] = []
+        judges: list[ImageSet] = []
         for each in kept:
             learned, held_out = each.read(self.parent_classes)
             self.replayed.append({"name": each.name, "sha256": each.sha256, "count": len(learned)})
+            for place, (version, data) in enumerate(earlier):  # the last label of an image counts
+                earlier[place] = version, _without(data, _copies(learned, data)[1])
             earlier.append((each.version, learned))
             judges += [held_out] if len(held_out) else []
         versions = {each.sha256: each.version for each in self.remembered}
+        is_kept = {each.sha256 for each in kept}
         named = self._read(self.old_increments, self.replayed)
-        known = {each.sha256 for each in kept}
-        earlier += [(versions.get(old.sha256, "the parent"), old) for old in named if old.sha256 not in known]
+        earlier += [(versions.get(old.sha256, "the parent"), old) for old in named if old.sha256 not in is_kept]
         if judges:
             held_out = functools.reduce(operator.add, judges)
             for _, data in earlier:  # what was held out first may have been corrected later
@@ -220,27 +223,20 @@ class FinetuneDataModule(CIFAR10DataModule):
         return earlier
 
     def _origins(
-        self, new: ImageSet, rows: Tensor, base: ImageSet | None, earlier: list[tuple[str, ImageSet]]
-    ) -> tuple[ImageSet | None, list[str]]:
-        """Old images without those that the new ones label otherwise; and where each of the new images at `rows` was
-        learned before, "" if nowhere."""
+        self, new: ImageSet, rows: Tensor, old: list[tuple[str, ImageSet]]
+    ) -> tuple[list[str], list[ImageSet]]:
+        """Where each of the new images at `rows` was learned before with the same label, "" if nowhere; and the old
+        images without those that the new ones label otherwise."""
         versions = {each.sha256: each.version for each in self.remembered}
         origins = [versions.get(self.learned[self._place(row)[0]]["sha256"], "") for row in rows.tolist()]
-        images, labels = new.images[rows], new.labels[rows]
-
-        def note(origin: str, data: ImageSet) -> Tensor:
-            """Rows of `data` whose copies among the new images have another label."""
-            copy_of = similar.matches(images, data.images)
-            same = (copy_of >= 0) & (labels == data.labels[copy_of])
-            for place in same.nonzero().squeeze(1).tolist():
+        usable = new.subset(rows)
+        replayed = []
+        for origin, data in old:
+            same, relabelled = _copies(usable, data)
+            for place in same.tolist():
                 origins[place] = origins[place] or origin
-            return copy_of[(copy_of >= 0) & ~same]
-
-        for version, data in earlier:
-            note(version, data)
-        if base is not None:
-            base = _without(base, note(TRAINING, base))
-        return base, origins
+            replayed.append(_without(data, relabelled))
+        return origins, replayed
 
     def _note_rows(self, learned: Tensor, held: Tensor) -> None:
         self.rows = {each["sha256"]: {"learned": [], "held_out": []} for each in self.learned}
@@ -292,6 +288,14 @@ class FinetuneDataModule(CIFAR10DataModule):
         places = map(self._place, rows[:5].tolist())
         found = [f"{self.learned[index]['name']}#{row}" for index, row in places]
         return ", ".join(found) + (", ..." if len(rows) > 5 else "")
+
+
+def _copies(new: ImageSet, old: ImageSet) -> tuple[Tensor, Tensor]:
+    """int64: new images that are copies of old ones with the same label; old images whose copies have another."""
+    copy_of = similar.matches(new.images, old.images)
+    rows = (copy_of >= 0).nonzero().squeeze(1)
+    same = new.labels[rows] == old.labels[copy_of[rows]]
+    return rows[same], copy_of[rows[~same]]
 
 
 def _without(data: ImageSet, rows: Tensor) -> ImageSet:

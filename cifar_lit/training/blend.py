@@ -23,15 +23,16 @@ class Given:
         num_given: new images as they came.
         corrections: a person who saw the parent's answers gave the labels.
         known: why no new image is new, in words; empty if some are.
-        best: id of the best version of the parent's line; empty if that is the parent.
-        best_on_old: its answers to the old validation images.
+        reference: id of the version that the loss of the parent's line is measured against; empty if that is the
+            parent.
+        reference_on_old: its answers to the old validation images.
     """
 
     num_given: int
     corrections: bool = False
     known: str = ""
-    best: str = ""
-    best_on_old: Evaluation | None = None
+    reference: str = ""
+    reference_on_old: Evaluation | None = None
 
     def evidence(self, comparisons: Mapping[str, Comparison]) -> Evidence:
         """All that the gate weighs, with parent and child compared on "learned" and, where there are any, on "old",
@@ -43,8 +44,8 @@ class Given:
             comparisons["learned"],
             self.num_given,
             earlier=comparisons.get("earlier"),
-            line=None if old is None or self.best_on_old is None else Comparison(self.best_on_old, old.after),
-            best=self.best,
+            line=None if old is None or self.reference_on_old is None else Comparison(self.reference_on_old, old.after),
+            reference=self.reference,
             corrections=self.corrections,
             known=self.known,
         )

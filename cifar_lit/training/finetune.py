@@ -231,7 +231,7 @@ def _given(
     reference = reference or best(versions, datamodule.fingerprint())
     if reference is None or reference.id == parent.name:
         return given
-    return replace(given, best=reference.id, best_on_old=evaluate(load_network(reference, device), old))
+    return replace(given, reference=reference.id, reference_on_old=evaluate(load_network(reference, device), old))
 
 
 def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:

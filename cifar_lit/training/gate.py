@@ -25,8 +25,9 @@ class Evidence:
         learned: both on the new images that the child learned from.
         num_given: new images as they came, before copies and the like were left out.
         earlier: both on what was held out of the increments that the parent's line learned before; none if none was.
-        line: the best version of the parent's line and the child on old validation images; none if that is the parent.
-        best: id of that version.
+        line: the reference of the parent's line, its best version unless the operator named another, and the child on
+            old validation images; none if that is the parent.
+        reference: id of the first of these.
         corrections: a person who saw the parent's answers gave the labels.
         known: why no new image is new, in words; empty if some are.
     """
@@ -37,7 +38,7 @@ class Evidence:
     num_given: int
     earlier: Comparison | None = None
     line: Comparison | None = None
-    best: str = ""
+    reference: str = ""
     corrections: bool = False
     known: str = ""
 
@@ -160,14 +161,15 @@ class Gate:
         kept = f"old accuracy {_change(old)} (p = {old.drop_p_value(self.max_drop):.2g})"
         if evidence.line is not None:
             p_value = evidence.line.drop_p_value(self.max_line_drop)
-            kept += f", since {evidence.best}, the best of its line, {_change(evidence.line)} (p = {p_value:.2g})"
+            since = f"since {evidence.reference}, the reference of its line"
+            kept += f"; {since}, {_change(evidence.line)} (p = {p_value:.2g})"
         return Verdict("promoted", f"{_gain(evidence)}; {kept}")
 
     def _forgets(self, evidence: Evidence) -> Verdict | None:
         """What was lost of the old, of earlier increments and of the new."""
         limits = (
             ("", evidence.old, self.max_drop),
-            (f"since {evidence.best}, the best of its line, ", evidence.line, self.max_line_drop),
+            (f"since {evidence.reference}, the reference of its line, ", evidence.line, self.max_line_drop),
         )
         for since, old, max_drop in limits:
             if old is not None and old.drop_p_value(max_drop) > 1 - self.confidence:
@@ -219,7 +221,7 @@ class Gate:
 
 
 def _gain(evidence: Evidence) -> str:
-    if evidence.new is not None:
+    if evidence.new is not None and not evidence.corrections:
         return f"new accuracy {_change(evidence.new)}"
     wrong, gained, _ = evidence.mistakes
     return f"{gained:,} of {wrong:,} mistakes corrected"
