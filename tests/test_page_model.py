@@ -259,7 +259,7 @@ class Page:
         self._events = {each["api_name"]: each["id"] for each in client.get("/config").json()["dependencies"]}
 
     def sign_in(self) -> None:
-        self.client.cookies.set(COOKIE, self.login.sign_in(PASSWORD))
+        self.client.cookies.set(COOKIE, self.login.sign_in(PASSWORD, "here"))
 
     def send(self, name: str, *data: Any, session: str = "s") -> dict[str, Any]:
         """The outcome of an event: {"data": [...]} or {"error": sentence}."""
