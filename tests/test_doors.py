@@ -11,11 +11,13 @@ import gradio as gr
 import pytest
 from fastapi import FastAPI
 from servers import shipped_v0001
+from starlette.responses import PlainTextResponse
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
 from cifar_lit.serving.app import Options, create_app
+from cifar_lit.serving.login import COOKIE, Login
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page import doors, guarded
 from cifar_lit.serving.page.doors import Doors
@@ -78,7 +80,7 @@ def test_of_all_routes_of_gradio_those_are_open_that_the_page_asks_for(app: Fast
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
         reached.add(f"{scope['method']} {scope['path']}")
 
-    client = TestClient(Doors(note, _Knowing(), Metrics().page_streams), raise_server_exceptions=False)
+    client = TestClient(Doors(note, _Knowing(), Login(None), Metrics().page_streams), raise_server_exceptions=False)
     nested = [
         each for route in gradio.routes for each in getattr(getattr(route, "original_router", None), "routes", [])
     ]
@@ -93,12 +95,16 @@ def test_of_all_routes_of_gradio_those_are_open_that_the_page_asks_for(app: Fast
 
 
 class _Knowing(gr.Blocks):
-    """Knows each stream."""
+    """Knows each stream; so many events wait."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_waiting: int = 0) -> None:
+        self.num_waiting = num_waiting
         self._queue = self  # type: ignore[assignment]
         self.pending_messages_per_session = {""}
         self.event_ids_to_events = {"x"}
+
+    def __len__(self) -> int:
+        return self.num_waiting
 
 
 @pytest.mark.parametrize(
@@ -209,6 +215,22 @@ def test_a_failure_is_told_by_its_request_and_logged_once(
     assert capfd.readouterr().err == ""
 
 
+def test_half_of_the_queue_is_left_to_those_who_are_signed_in() -> None:
+    login = Login(PASSWORD)
+    signed_in = {COOKIE: login.sign_in(PASSWORD, "here")}
+    for num_waiting, cookies, status in [
+        (doors.MAX_WAITING - 1, {}, 200),
+        (doors.MAX_WAITING, {}, 503),
+        (doors.MAX_WAITING, {COOKIE: "x"}, 503),
+        (doors.MAX_WAITING, signed_in, 200),
+    ]:
+        app = Doors(PlainTextResponse("passed"), _Knowing(num_waiting), login, Metrics().page_streams)
+        client = TestClient(app, cookies=cookies)
+        for path in ("queue/join", "call/compare"):
+            assert client.post(f"/gradio_api/{path}").status_code == status
+        assert client.post("/gradio_api/run/predict").status_code == 200  # it does not wait
+
+
 # Streams
 
 
@@ -226,7 +248,7 @@ def test_open_pages_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    guard = Doors(hold, _Knowing(), metrics.page_streams)
+    guard = Doors(hold, _Knowing(), Login(None), metrics.page_streams)
 
     def open_at_once(*clients: str) -> int:
         """How many of these streams, each of which is open while the next one comes, are turned away."""

@@ -23,14 +23,12 @@ from cifar_lit.serving.champion import Champion
 from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
-from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page import model_html as html
 from cifar_lit.serving.page.catalogue import Catalogue, Entry, Served, served_periods
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.model_view import REASON
 from cifar_lit.serving.predictor import Predictor
-from cifar_lit.serving.rest import add_rest
 from cifar_lit.serving.service import Service
 
 PASSWORD = "open sesame"
@@ -300,7 +298,6 @@ def visiting(root: Path, login: Login) -> Iterator[Page]:
 
     app = FastAPI(lifespan=lifespan)
     add_login(app, login)
-    add_rest(app, service, Metrics(), frozenset())
     with GuardedBlocks(analytics_enabled=False) as page, gr.Tabs(), gr.Tab("Model"):
         build_model(service, login)
     gr.mount_gradio_app(app, page, path="/", ssr_mode=False, run_history=False, show_error=False)

@@ -12,17 +12,23 @@ from urllib.parse import parse_qs
 
 import gradio as gr
 from prometheus_client import Gauge
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cifar_lit.errors import CifarLitError, OverloadedError
+from cifar_lit.serving.login import Login
 from cifar_lit.serving.replies import RequestError, error_reply
 
 MAX_STREAMS, MAX_STREAMS_OF_ADDRESS = 512, 128
 """Open pages, each of which listens to its heartbeat, and now and then to its events."""
+MAX_WAITING = 64
+"""Events of those who are not signed in."""
 HEARTBEAT = "/gradio_api/heartbeat/"
 REFUSED = "refused"
 """Under this name a callback leaves the status of its refusal in the request's state: Gradio answers 500 to all."""
 
 _STREAMS = re.compile(r"/gradio_api/(?:heartbeat/[^/]+|queue/data|call/[^/]+/(?P<event>[^/]+))")
+_QUEUED = ("/gradio_api/queue/join", "/gradio_api/call/")
 _DOORS = {
     "GET": re.compile(
         r"/|/config|/theme\.css|/favicon\.ico|/(?:assets|static)/.+|/gradio_api/(?:info|app_id|file=/.+)"
@@ -49,12 +55,14 @@ class Doors:
     Args:
         app: Gradio's application.
         page: what it serves; its queue knows which streams there are.
+        login: knows who is signed in.
         streams: is told how many are open.
     """
 
-    def __init__(self, app: ASGIApp, page: gr.Blocks, streams: Gauge) -> None:
+    def __init__(self, app: ASGIApp, page: gr.Blocks, login: Login, streams: Gauge) -> None:
         self.app = app
         self._page = page
+        self._login = login
         self._gauge = streams
         self._streams: Counter[str] = Counter()
 
@@ -77,10 +85,11 @@ class Doors:
                 with self._stream(scope):
                     await self.app(scope, receive, answer)
             elif (door := _DOORS.get(scope["method"])) and door.fullmatch(path):
+                self._check_queue(scope)
                 await self.app(scope, receive, answer)
             else:
                 raise RequestError(404, "there is nothing here. / is the page, /docs lists what programs may ask for.")
-        except RequestError as error:
+        except CifarLitError as error:
             await error_reply(error)(scope, receive, answer)
 
     def _check_session(self, scope: Scope, event: str | None) -> None:
@@ -96,6 +105,12 @@ class Doors:
             known = known or any(event in each for each in queue.pending_event_ids_session.values())
         if not known:
             raise RequestError(404, "no event waits here for an answer. Begin one first.")
+
+    def _check_queue(self, scope: Scope) -> None:
+        """Gradio has one queue: half of it is left to those who are signed in."""
+        is_full = scope["path"].startswith(_QUEUED) and len(self._page._queue) >= MAX_WAITING
+        if is_full and not self._login.signed_in(Request(scope).cookies):
+            raise OverloadedError("too many events wait to be run. Send it again a little later.")
 
     @contextlib.contextmanager
     def _stream(self, scope: Scope) -> Iterator[None]:

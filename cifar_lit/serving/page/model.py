@@ -162,12 +162,11 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
     def forget() -> Updates:
         return [None, gr.update(visible=False)]
 
-    # Not through Gradio's queue: that is a stream and 5 ms of the server's time for each, and anybody can fill it.
-    private: dict[str, Any] = {"queue": False, "api_visibility": "private"}
-    quiet: dict[str, Any] = {**private, "show_progress": "hidden"}
-    gr.on(None, show, None, shown, **quiet)  # when the page is loaded
-    gr.on(None, greet, None, [account, actions], **quiet)
-    gr.Timer(_REFRESH_S).tick(show_if_new, [seen, chosen], shown, **quiet)
+    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+    # When the page is loaded, and not through Gradio's queue: that is a stream and 5 ms of the server's time for each.
+    gr.on(None, show, None, shown, queue=False, **quiet)
+    gr.on(None, greet, None, [account, actions], queue=False, **quiet)
+    gr.Timer(_REFRESH_S).tick(show_if_new, [seen, chosen], shown, queue=False, **quiet)
     refresh.click(show, chosen, shown, **quiet)
     chosen.input(choose, chosen, [listed, details, promote, rollback], **quiet)
     row = listed.select(choose_row, None, [chosen, listed, details, promote, rollback], **quiet)
@@ -176,7 +175,7 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
     promote.click(ask_promote, chosen, asked, **quiet)
     rollback.click(ask_rollback, None, asked, **quiet)
     no.click(forget, None, [pending, confirm], **quiet)
-    acted = yes.click(act, pending, [pending, confirm, outcome], show_progress="minimal", **private)
+    acted = yes.click(act, pending, [pending, confirm, outcome], api_visibility="private", show_progress="minimal")
     acted.then(show, chosen, shown, **quiet)
     return seen
 

@@ -20,10 +20,11 @@ from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page.choosing import build_choosing
 from cifar_lit.serving.page.classify import build_classify
-from cifar_lit.serving.page.doors import Doors
+from cifar_lit.serving.page.doors import MAX_WAITING, Doors
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.receive import Uploads
+from cifar_lit.serving.page.refusals import HEAD
 from cifar_lit.serving.page.status import status
 from cifar_lit.serving.page.teach import build_teach
 from cifar_lit.serving.page.teach_desk import MAX_INCREMENT_BYTES
@@ -34,7 +35,7 @@ from cifar_lit.serving.service import Service
 from cifar_lit.serving.teaching import Teacher
 
 TITLE = "What is in the picture?"
-_QUEUE_SIZE = 64
+_QUEUE_SIZE = 2 * MAX_WAITING
 
 _log = logging.getLogger(__name__)
 _STATUS_S = 2.0
@@ -79,6 +80,7 @@ def mount_page(
         path="/",
         theme=THEME,
         css=CSS,
+        head=HEAD,
         max_file_size=max_file_bytes,
         footer_links=["api"],
         show_error=False,  # what is no sentence of ours stays in the log
@@ -92,7 +94,7 @@ def mount_page(
     for kind in (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError, httpx.InvalidURL):
         mounted.app.add_exception_handler(kind, _on_misfit)  # type: ignore[attr-defined]
     warm_at_start(app, mounted.app)
-    mounted.app = Doors(mounted.app, page, metrics.page_streams)
+    mounted.app = Doors(mounted.app, page, login, metrics.page_streams)
 
 
 async def _on_misfit(request: Request, error: Exception) -> Response:

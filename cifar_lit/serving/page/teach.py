@@ -154,9 +154,9 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
         return html.done("They were put aside.")
 
     inputs = [seen, tab.increment]
-    gr.on(None, arrive, None, outputs, **QUIET)  # when the page is loaded
+    gr.on(None, arrive, None, outputs, queue=False, **QUIET)  # when the page is loaded
     for timer in (quick, slow):
-        timer.tick(refresh, inputs, outputs, **QUIET)
+        timer.tick(refresh, inputs, outputs, queue=False, **QUIET)
     events = [
         corrected,
         added,
@@ -169,4 +169,4 @@ def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr
         undo_drop.click(undo_and_discard, None, outcome, **QUIET),
     ]
     for event in events:
-        event.then(refresh, inputs, outputs, **QUIET)
+        event.then(refresh, inputs, outputs, queue=False, **QUIET)

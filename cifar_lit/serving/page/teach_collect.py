@@ -18,8 +18,7 @@ from cifar_lit.serving.page.teach_guard import require
 from cifar_lit.serving.service import Answer
 from cifar_lit.serving.uploads import MAX_FILES
 
-QUIET: dict[str, Any] = {"queue": False, "api_visibility": "private", "show_progress": "hidden"}
-"""None of it waits in Gradio's queue, which anybody can fill."""
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 
 _SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
 _COMES_INTO_VIEW = brings_into_view("#teach-picture", "#teach-add")
@@ -108,7 +107,7 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
 
     looked = [answer, seen, add, again, outcome]
     picture.change(look, picture, looked, trigger_mode="always_last", **QUIET)
-    picture.change(lambda: None, None, label, **QUIET)
+    picture.change(lambda: None, None, label, queue=False, **QUIET)
     again.click(look, picture, looked, **QUIET)
     if classified is not None:
         carry.click(None, classified, picture, js="(picture) => picture", **QUIET)
