@@ -251,8 +251,9 @@ def test_a_long_history_is_cut() -> None:
 class Page:
     """A visitor who sends what the page would send, without a browser."""
 
-    def __init__(self, client: TestClient, login: Login) -> None:
+    def __init__(self, client: TestClient, login: Login, service: Service) -> None:
         self.client = client
+        self.service = service
         self.login = login
         self._events = {each["api_name"]: each["id"] for each in client.get("/config").json()["dependencies"]}
 
@@ -302,7 +303,7 @@ def visiting(root: Path, login: Login) -> Iterator[Page]:
         build_model(service, login)
     gr.mount_gradio_app(app, page, path="/", ssr_mode=False, run_history=False, show_error=False)
     with TestClient(app) as client:
-        yield Page(client, login)
+        yield Page(client, login, service)
 
 
 @pytest.fixture
@@ -430,7 +431,7 @@ def test_without_a_password_nothing_can_be_changed(open_page, publish, registry:
 
 
 def served(page: Page) -> str:
-    return page.client.get("/version").json()["version"]
+    return page.service.champion.serving.predictor.version
 
 
 def test_the_signed_in_promote_and_roll_back(open_page, publish, registry: Registry) -> None:
