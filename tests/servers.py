@@ -18,7 +18,7 @@ import uvicorn
 import uvloop
 
 from cifar_lit.serving.app import Options, create_app
-from cifar_lit.serving.server import _Protocol
+from cifar_lit.serving.protocol import Protocol
 
 _START_S = 120.0
 _END_S = 30.0
@@ -39,7 +39,13 @@ def serving(registry_root: Path, **options: Any) -> Iterator[str]:
     with _free_port() as listener:
         port = listener.getsockname()[1]
         config = uvicorn.Config(
-            app, http=_Protocol, ws="none", access_log=False, log_config=None, timeout_graceful_shutdown=1
+            app,
+            http=Protocol,
+            ws="none",
+            access_log=False,
+            log_config=None,
+            timeout_graceful_shutdown=1,
+            proxy_headers=False,
         )
         server = uvicorn.Server(config)
 
@@ -59,12 +65,15 @@ def serving(registry_root: Path, **options: Any) -> Iterator[str]:
 
 
 @contextlib.contextmanager
-def served(args: list[str], env: Mapping[str, str] | None = None) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(
+    args: list[str], env: Mapping[str, str] | None = None, lines: list[str] | None = None
+) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`cifar-lit serve --port FREE args` in a process of its own, once it is ready; its address, and the process.
 
     Args:
         args: of the command, after its port.
         env: added to this process's environment.
+        lines: gets those that it writes.
     """
     with _free_port() as listener:
         port = listener.getsockname()[1]
@@ -73,7 +82,7 @@ def served(args: list[str], env: Mapping[str, str] | None = None) -> Iterator[tu
         command, env={**os.environ, **(env or {})}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     url = f"http://127.0.0.1:{port}"
-    lines: list[str] = []
+    lines = [] if lines is None else lines
     reader = threading.Thread(target=lambda: lines.extend(process.stdout or ()), daemon=True)  # or its pipe fills up
     reader.start()
 

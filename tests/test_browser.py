@@ -566,3 +566,21 @@ def test_the_keyboard_is_enough(visit: Callable[..., Visit], predictors: dict[st
     focus_with_tab_key(page, page.get_by_role("button", name="Cancel"))
     page.keyboard.press("Enter")
     expect(page.locator("#model-question")).to_have_count(0)
+
+
+def test_a_refusal_by_the_quota_is_told_in_words(
+    browser: Browser, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with (
+        serving(registry.root, requests_per_minute=1, decode_workers=1) as url,
+        contextlib.closing(Visit(browser, url)) as visitor,
+    ):
+        page = visitor.open()
+        choose(page, "picture", CAT)
+        expect(page.locator("#answer .verdict")).to_be_visible()
+        page.locator("#picture").get_by_label("Remove Image").click()
+        expect(page.locator(".refusal")).to_contain_text("more than 1 requests a minute came from here")
+        page.locator(".refusal").click()
+        expect(page.locator(".refusal")).to_have_count(0)
+        assert all("status of 429" in problem for problem in visitor.problems)

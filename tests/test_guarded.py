@@ -42,7 +42,7 @@ def test_uploads_stay_closed_also_after_a_session_changed_its_component():
 def test_what_the_page_remembers_of_its_components_is_what_gradio_would_find() -> None:
     checkpoints = Path(__file__).parent.parent / "checkpoints"
     app = create_app(Options(registry=checkpoints, decode_workers=1))
-    blocks = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "").get_blocks()
+    blocks = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "").app.get_blocks()
     one, other = SessionState(blocks), SessionState(blocks)
     compared = 0
     for number, block in blocks.blocks.items():

@@ -31,7 +31,7 @@ from servers import serving
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import Fault
-from cifar_lit.serving import gatekeeper, server
+from cifar_lit.serving import gatekeeper, protocol
 from cifar_lit.serving.gatekeeper import LOOPBACK
 from cifar_lit.serving.rest import MAX_FORM_BYTES
 from cifar_lit.serving.uploads import is_form
@@ -58,7 +58,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow clients are turned away soon."""
-    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
     monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.5)
 
 
@@ -218,7 +218,7 @@ def test_chunks_over_the_limit_are_answered_soon(url: str, kind: str) -> None:
         connection.send(head("POST /predict", "Transfer-Encoding: chunked", f"Content-Type: {kind}"))
         while connection.send(chunk):
             sent += 65_536
-            assert sent < limit + server.LINGER_BYTES + BUFFERS
+            assert sent < limit + protocol.LINGER_BYTES + BUFFERS
         assert connection.reply().status == 413
 
 

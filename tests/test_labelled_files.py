@@ -378,6 +378,36 @@ def test_what_other_words_do_not_mean(word: str) -> None:
     assert meaning_of(word) is None
 
 
+@pytest.mark.parametrize(
+    ("pack", "names"),
+    [
+        (None, ["left out 4 hidden", ".git/", "cat/.b.png", "cat/Thumbs.db", "dog/.cache/"]),
+        (as_zip, ["left out 4 hidden", ".git/x/y.png", "cat/.b.png", "cat/Thumbs.db", "dog/.cache/c.png"]),
+    ],
+)
+def test_hidden_files_are_counted_and_named(
+    capsys, pack: Callable[[Path, Files], None] | None, names: list[str]
+) -> None:
+    hidden = {".git/x/y.png": PNG, "cat/.b.png": PNG, "cat/Thumbs.db": b"", "dog/.cache/c.png": PNG}
+    files = {"cat/a.png": PNG, "dog/a.png": PNG, **hidden}
+    if pack is None:
+        write(files)
+    else:
+        pack(Path("top"), files)  # an archive by its content, whatever its name
+    status, said = made(capsys, "top")
+    assert status == 0
+    (line,) = [line for line in said.splitlines() if "hidden" in line]
+    assert all(name in line for name in names)
+    assert labels() == [3, 5]
+
+
+def test_many_hidden_files_are_not_all_named(capsys) -> None:
+    write({"cat/a.png": PNG, **{f"cat/.{number}": b"" for number in range(30)}})
+    _, said = made(capsys, "top")
+    assert "left out 30 hidden or system files or folders: cat/.0, " in said
+    assert "and 10 more" in said
+
+
 def test_a_linked_folder_is_read(capsys) -> None:
     write({"cat/a.png": PNG}, "disk")
     write({"README.md": b"#"}, "clone")

@@ -11,18 +11,17 @@ from cifar_lit.serving.login import (
     COOKIE,
     MAX_FORM_BYTES,
     MAX_SESSIONS,
-    MAX_WRONG,
     OFF,
     SESSION_S,
     SIGN_IN,
-    WRONG_WINDOW_S,
+    TRIES_PER_MINUTE,
     Login,
-    TooManyTriesError,
     add_login,
 )
 from cifar_lit.serving.replies import RequestError
 
 PASSWORD = "open sesame ü"
+HERE, THERE = "192.0.2.1", "192.0.2.2"
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -53,14 +52,14 @@ def visitor(cookies: dict[str, str]) -> gr.Request:
 
 def wrong(login: Login) -> None:
     with pytest.raises(RequestError, match="not the password"):
-        login.sign_in("guess")
+        login.sign_in("guess", HERE)
 
 
 # Sessions
 
 
 def test_the_right_password_gives_a_session(login: Login) -> None:
-    token = login.sign_in(PASSWORD)
+    token = login.sign_in(PASSWORD, HERE)
     assert login.signed_in({COOKIE: token})
     assert len(token) >= 43  # 32 random bytes
 
@@ -68,18 +67,18 @@ def test_the_right_password_gives_a_session(login: Login) -> None:
 @pytest.mark.parametrize("password", ["", "open sesame", f"{PASSWORD} ", "Open sesame ü", "\udc80"])
 def test_any_other_password_is_refused(login: Login, password: str) -> None:
     with pytest.raises(RequestError) as caught:
-        login.sign_in(password)
+        login.sign_in(password, HERE)
     assert caught.value.status_code == 401
 
 
 @pytest.mark.parametrize("cookies", [{}, {COOKIE: ""}, {COOKIE: "x"}, {COOKIE: PASSWORD}, {"other": "x"}])
 def test_other_cookies_are_nobodys(login: Login, cookies: dict[str, str]) -> None:
-    login.sign_in(PASSWORD)
+    login.sign_in(PASSWORD, HERE)
     assert not login.signed_in(cookies)
 
 
 def test_a_session_ends_after_twelve_hours(login: Login, clock: Clock) -> None:
-    token = login.sign_in(PASSWORD)
+    token = login.sign_in(PASSWORD, HERE)
     clock.now += SESSION_S - 1
     assert login.signed_in({COOKIE: token})
     clock.now += 1
@@ -87,43 +86,55 @@ def test_a_session_ends_after_twelve_hours(login: Login, clock: Clock) -> None:
 
 
 def test_signing_out_ends_one_session_and_no_other(login: Login) -> None:
-    one, other = login.sign_in(PASSWORD), login.sign_in(PASSWORD)
+    one, other = login.sign_in(PASSWORD, HERE), login.sign_in(PASSWORD, HERE)
     login.sign_out({COOKIE: one})
     assert not login.signed_in({COOKIE: one})
     assert login.signed_in({COOKIE: other})
 
 
 def test_the_oldest_session_makes_room(login: Login) -> None:
-    tokens = [login.sign_in(PASSWORD) for _ in range(MAX_SESSIONS + 1)]
+    tokens = [login.sign_in(PASSWORD, HERE) for _ in range(MAX_SESSIONS + 1)]
     assert [login.signed_in({COOKIE: token}) for token in tokens] == [False] + [True] * MAX_SESSIONS
 
 
 def test_two_logins_share_no_session(login: Login) -> None:
-    assert not Login(PASSWORD).signed_in({COOKIE: login.sign_in(PASSWORD)})
+    assert not Login(PASSWORD).signed_in({COOKIE: login.sign_in(PASSWORD, HERE)})
 
 
 # Wrong passwords
 
 
 def test_after_too_many_wrong_passwords_the_right_one_waits_too(login: Login, clock: Clock) -> None:
-    for _ in range(MAX_WRONG):
+    for _ in range(TRIES_PER_MINUTE):
         wrong(login)
-        clock.now += 1
-    with pytest.raises(TooManyTriesError) as caught:
-        login.sign_in(PASSWORD)
-    assert caught.value.retry_after_s == WRONG_WINDOW_S - MAX_WRONG
-    clock.now += caught.value.retry_after_s
-    assert login.signed_in({COOKIE: login.sign_in(PASSWORD)})
+    with pytest.raises(RequestError) as caught:
+        login.sign_in(PASSWORD, HERE)
+    assert caught.value.status_code == 429
+    clock.now += int(caught.value.headers["Retry-After"])
+    assert login.signed_in({COOKIE: login.sign_in(PASSWORD, HERE)})
+
+
+def test_wrong_passwords_delay_no_other_address(login: Login) -> None:
+    for _ in range(TRIES_PER_MINUTE):
+        wrong(login)
+    assert login.signed_in({COOKIE: login.sign_in(PASSWORD, THERE)})
+
+
+def test_the_right_password_is_no_try(login: Login) -> None:
+    for _ in range(3 * TRIES_PER_MINUTE):
+        login.sign_in(PASSWORD, HERE)
+    for _ in range(TRIES_PER_MINUTE):
+        wrong(login)
 
 
 def test_tries_that_had_to_wait_do_not_make_the_wait_longer(login: Login, clock: Clock) -> None:
-    for _ in range(MAX_WRONG):
+    for _ in range(TRIES_PER_MINUTE):
         wrong(login)
     for _ in range(100):
-        with pytest.raises(TooManyTriesError):
-            login.sign_in("guess")
-    clock.now += WRONG_WINDOW_S
-    login.sign_in(PASSWORD)
+        with pytest.raises(RequestError, match="more than 5 requests a minute"):
+            login.sign_in("guess", HERE)
+    clock.now += 60 / TRIES_PER_MINUTE
+    login.sign_in(PASSWORD, HERE)
 
 
 # Off
@@ -134,7 +145,7 @@ def test_without_a_password_nobody_signs_in() -> None:
     assert not login.enabled
     for guess in ("", "None"):
         with pytest.raises(RequestError, match="switched off") as caught:
-            login.sign_in(guess)
+            login.sign_in(guess, HERE)
         assert caught.value.status_code == 403
 
 
@@ -148,7 +159,7 @@ def test_an_empty_password_is_refused(password: str) -> None:
 
 
 def test_require_lets_the_signed_in_pass(login: Login) -> None:
-    login.require(visitor({COOKIE: login.sign_in(PASSWORD)}))
+    login.require(visitor({COOKIE: login.sign_in(PASSWORD, HERE)}))
 
 
 def test_require_refuses_others_with_a_sentence(login: Login) -> None:
@@ -165,12 +176,12 @@ def test_require_refuses_everybody_without_a_password() -> None:
 
 def test_require_refuses_a_request_that_is_unknown(login: Login) -> None:
     with pytest.raises(RequestError, match=SIGN_IN):
-        login.require(gr.Request(cookies={COOKIE: login.sign_in(PASSWORD)}))
+        login.require(gr.Request(cookies={COOKIE: login.sign_in(PASSWORD, HERE)}))
 
 
 def test_cookies_that_are_called_like_methods_break_nothing(login: Login) -> None:
     odd = {"keys": "1", "get": "2", "items": "3", "request": "4", "__dict__": "5"}
-    assert login.knows(visitor({**odd, COOKIE: login.sign_in(PASSWORD)}))
+    assert login.knows(visitor({**odd, COOKIE: login.sign_in(PASSWORD, HERE)}))
     assert not login.knows(visitor(odd))
 
 
@@ -233,22 +244,22 @@ def test_a_wrong_password_is_told_and_sets_no_cookie(login: Login) -> None:
 
 
 def test_too_many_wrong_passwords_are_answered_429(login: Login) -> None:
-    for _ in range(MAX_WRONG):
+    for _ in range(TRIES_PER_MINUTE):
         assert post(login, "guess").status_code == 401
     response = post(login, PASSWORD)
     assert response.status_code == 429
-    assert response.headers["retry-after"] == "60"
-    assert "60 seconds" in response.text
+    assert response.headers["retry-after"] == "12"
+    assert "in 12 s" in response.text
 
 
 def test_signing_in_again_ends_the_session_before(login: Login) -> None:
-    token = login.sign_in(PASSWORD)
+    token = login.sign_in(PASSWORD, HERE)
     post(login, PASSWORD, cookies={COOKIE: token})
     assert not login.signed_in({COOKIE: token})
 
 
 def test_signing_out_forgets_session_and_cookie(login: Login) -> None:
-    token = login.sign_in(PASSWORD)
+    token = login.sign_in(PASSWORD, HERE)
     assert "You are signed in" in ask(login, "GET", "/login", cookies={COOKIE: token}).text
     response = ask(login, "POST", "/logout", cookies={COOKIE: token})
     assert response.status_code == 303

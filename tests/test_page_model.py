@@ -23,14 +23,12 @@ from cifar_lit.serving.champion import Champion
 from cifar_lit.serving.decode_process import NetworkImage
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
-from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page import model_html as html
 from cifar_lit.serving.page.catalogue import Catalogue, Entry, Served, served_periods
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.model_view import REASON
 from cifar_lit.serving.predictor import Predictor
-from cifar_lit.serving.rest import add_rest
 from cifar_lit.serving.service import Service
 
 PASSWORD = "open sesame"
@@ -253,13 +251,14 @@ def test_a_long_history_is_cut() -> None:
 class Page:
     """A visitor who sends what the page would send, without a browser."""
 
-    def __init__(self, client: TestClient, login: Login) -> None:
+    def __init__(self, client: TestClient, login: Login, service: Service) -> None:
         self.client = client
+        self.service = service
         self.login = login
         self._events = {each["api_name"]: each["id"] for each in client.get("/config").json()["dependencies"]}
 
     def sign_in(self) -> None:
-        self.client.cookies.set(COOKIE, self.login.sign_in(PASSWORD))
+        self.client.cookies.set(COOKIE, self.login.sign_in(PASSWORD, "here"))
 
     def send(self, name: str, *data: Any, session: str = "s") -> dict[str, Any]:
         """The outcome of an event: {"data": [...]} or {"error": sentence}."""
@@ -300,12 +299,11 @@ def visiting(root: Path, login: Login) -> Iterator[Page]:
 
     app = FastAPI(lifespan=lifespan)
     add_login(app, login)
-    add_rest(app, service, Metrics(), frozenset())
     with GuardedBlocks(analytics_enabled=False) as page, gr.Tabs(), gr.Tab("Model"):
         build_model(service, login)
     gr.mount_gradio_app(app, page, path="/", ssr_mode=False, run_history=False, show_error=False)
     with TestClient(app) as client:
-        yield Page(client, login)
+        yield Page(client, login, service)
 
 
 @pytest.fixture
@@ -433,7 +431,7 @@ def test_without_a_password_nothing_can_be_changed(open_page, publish, registry:
 
 
 def served(page: Page) -> str:
-    return page.client.get("/version").json()["version"]
+    return page.service.champion.serving.predictor.version
 
 
 def test_the_signed_in_promote_and_roll_back(open_page, publish, registry: Registry) -> None:

@@ -1,4 +1,4 @@
-from cifar_lit.serving import gatekeeper, server
+from cifar_lit.serving import gatekeeper, protocol
 from cifar_lit.serving.patience import SPREAD, patience
 
 
@@ -9,4 +9,4 @@ def test_clients_are_waited_for_at_least_so_long_and_not_all_alike() -> None:
 
 
 def test_slow_clients_are_gone_within_a_quarter_of_a_minute() -> None:
-    assert max(gatekeeper.BODY_GRACE_S, server.HEAD_TIMEOUT_S) * SPREAD < 15
+    assert max(gatekeeper.BODY_GRACE_S, protocol.HEAD_TIMEOUT_S) * SPREAD < 15

@@ -19,7 +19,9 @@ def test_a_minute_has_as_many_requests_as_are_allowed_and_they_come_back():
     limit = Quota(6, clock)
     for _ in range(6):
         limit.take("a")
-    with pytest.raises(RequestError, match="more than 6 requests a minute. Send it again in 10 s") as refused:
+    with pytest.raises(
+        RequestError, match="more than 6 requests a minute came from here. Send it again in 10 s"
+    ) as refused:
         limit.take("a")
     assert refused.value.status_code == 429
     assert refused.value.headers == {"Retry-After": "10"}

@@ -1,12 +1,8 @@
 """What becomes of uploads to the page: whole, given up, too many; and of those of servers that are gone."""
 
-import asyncio
 import contextlib
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,11 +14,12 @@ from raw_http import connected, exchange, head
 from servers import serving
 
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.errors import InputError, SettingError
+from cifar_lit.errors import InputError
 from cifar_lit.serving import gatekeeper
 from cifar_lit.serving.page import receive
-from cifar_lit.serving.page.receive import PATH, Uploads
+from cifar_lit.serving.page.receive import PATH
 from cifar_lit.serving.page.upload_form import Progress, UploadForm
+from cifar_lit.serving.uploads import MAX_FILES
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
 BEGIN = b'--x\r\nContent-Disposition: form-data; name="files"; filename="new.npz"\r\n\r\n'
@@ -42,7 +39,6 @@ def url(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]
         patch.setenv("GRADIO_TEMP_DIR", str(folder))
         with serving(tmp_path_factory.mktemp("registry")) as url:
             yield url
-        assert kept(folder) == set(), "uploads outlive the server"
 
 
 @pytest.fixture(autouse=True)
@@ -163,6 +159,30 @@ def test_a_file_is_a_picture_or_where_there_is_teaching_an_increment(
         assert soon(lambda: len(kept(folder)) == len(before) + 1)
 
 
+@pytest.mark.parametrize(("count", "status"), [(MAX_FILES, 200), (MAX_FILES + 1, 413)])
+def test_a_form_has_a_bounded_number_of_files(url: str, folder: Path, count: int, status: int) -> None:
+    before = kept(folder)
+    assert send(url, *[("a.png", b"hello")] * count).status_code == status
+    assert len(kept(folder)) - len(before) == (count if status == 200 else 0)
+
+
+def test_the_oldest_uploads_go_if_there_are_too_many(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receive, "MAX_KEPT_FILES", 3)
+    paths = [Path(send(url, (f"{number}.png", b"")).json()[0]) for number in range(5)]
+    assert [path.parent.exists() for path in paths] == [False, False, True, True, True]
+
+
+def test_too_many_forms_at_once_are_turned_away(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(receive, "MAX_AT_ONCE", 1)
+    before = kept(folder)
+    with connected(url) as connection:
+        connection.send(head(f"POST {PATH}", FORM, "Content-Length: 99999") + BEGIN + bytes(50_000))
+        assert soon(lambda: len(kept(folder)) > len(before), 20), "nothing was written"
+        assert send(url, ("b.png", b"hello")).status_code == 503
+    assert soon(lambda: kept(folder) == before)
+    assert send(url, ("b.png", b"hello")).status_code == 200
+
+
 @pytest.mark.parametrize("share", [0.01, 0.5, 0.99])
 def test_the_part_of_a_file_whose_sender_left_is_soon_gone(url: str, folder: Path, share: float) -> None:
     before, size = kept(folder), 4_000_000
@@ -228,42 +248,3 @@ def test_the_bar_is_told_how_far_an_upload_is(url: str) -> None:
 def test_the_bar_of_an_upload_that_is_not_known_is_told_so(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(receive, "_KNOWN_WITHIN_S", 0.1)
     assert httpx.get(f"{url}{PATH}_progress", params={"upload_id": "none"}).status_code == 404
-
-
-OTHER = """
-import sys, time
-from pathlib import Path
-from cifar_lit.serving.page.receive import _own_folder
-folder, lock = _own_folder(Path(sys.argv[1]))
-(folder / "half").write_bytes(b"half")
-print(folder, flush=True)
-time.sleep(600)
-"""
-
-
-def test_folders_of_servers_that_live_are_left_alone_and_the_others_are_removed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", OTHER, str(tmp_path / "base")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None
-        theirs = Path(other.stdout.readline().strip())
-        try:
-            mine, lock = receive._own_folder(tmp_path / "base")
-            os.close(lock)
-            assert kept(tmp_path / "base") == {theirs / "half"}
-        finally:
-            other.send_signal(signal.SIGKILL)
-    ours, lock = receive._own_folder(tmp_path / "base")
-    os.close(lock)
-    assert set((tmp_path / "base").iterdir()) == {ours}
-    assert not mine.exists()
-
-
-def test_a_folder_that_can_not_be_written_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    async def start() -> None:
-        async with Uploads(10, set())._kept():
-            raise AssertionError
-
-    (tmp_path / "file").write_bytes(b"")
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file"))
-    with pytest.raises(SettingError, match="can't be written .* Name another folder in GRADIO_TEMP_DIR"):
-        asyncio.run(start())

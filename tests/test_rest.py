@@ -270,7 +270,7 @@ def test_while_it_stops_it_takes_nothing_more() -> None:
     async def ask() -> list[httpx.Response]:
         transport = httpx.ASGITransport(app)
         async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
-            await app.state.service.champion.start()
+            await app.state.service.start()
             before = await client.get("/ready")
             await app.state.service.close()
             return [before, await client.post("/predict", content=PNG), await client.get("/ready")]

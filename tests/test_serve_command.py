@@ -1,3 +1,4 @@
+import json
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,6 +20,8 @@ from raw_http import connected, head
 from servers import served
 
 from cifar_lit.cli import main
+from cifar_lit.commands import serve
+from cifar_lit.serving.app import Options
 
 CHECKPOINTS = str(Path(__file__).parent.parent / "checkpoints")
 END_S = 20
@@ -84,7 +88,7 @@ def test_a_server_goes_back_to_what_it_was_and_ends_as_it_is_told() -> None:
     files = [content_of(case) for case, _ in HOSTILE.values()]
     with served(["--registry", CHECKPOINTS]) as (url, process):
         pids, sizes = family(process.pid), []
-        assert len(pids) == 3, "the server and two decode workers"
+        assert len(pids) == 4, "the server, two decode workers and a spare"
         with httpx.Client(base_url=url, timeout=60) as client, ThreadPoolExecutor(4) as pool:
 
             def ask(data: bytes) -> int:
@@ -95,7 +99,7 @@ def test_a_server_goes_back_to_what_it_was_and_ends_as_it_is_told() -> None:
                 assert set(pool.map(ask, [PNG] * 50)) == {200}
                 sizes.append(resident_bytes(family(process.pid)))
             assert sizes[2] - sizes[0] < 32 * 2**20, sizes
-            assert len(family(process.pid)) == 3
+            assert len(family(process.pid)) == 4
         pids = family(process.pid)
 
         opened = threading.Event()
@@ -148,7 +152,7 @@ def test_what_was_asked_before_a_signal_is_answered(sent: signal.Signals) -> Non
 def test_a_server_that_is_killed_leaves_no_process_behind() -> None:
     with served(["--registry", CHECKPOINTS, "--no-page"]) as (url, process):
         pids = family(process.pid)
-        assert len(pids) == 3
+        assert len(pids) == 4
         process.kill()
         assert process.wait(END_S) == -signal.SIGKILL
         assert all_gone(pids)
@@ -176,6 +180,34 @@ def test_a_port_that_is_taken_is_said_in_a_line(capsys: pytest.CaptureFixture[st
     (line,) = captured.err.splitlines()
     assert f"127.0.0.1:{port} can't be listened on" in line
     assert line.endswith("Name another --port, or another --host.")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({}, "anybody who reaches port 80, by any name, may have pictures answered by the page and REST"),
+        ({"api_keys": {"x"}}, "whoever has an API key may have pictures answered by REST"),
+        ({"api_keys": {"x"}, "public_page": True}, "anybody who reaches port 80, by any name, .* by the page;"),
+        ({"page": False}, "anybody who reaches port 80, by any name, may have pictures answered by REST;"),
+    ],
+)
+def test_a_server_that_is_open_to_others_says_who_may_do_what(options: dict[str, Any], told: str) -> None:
+    line = serve._who_may(Options(**options), 80)
+    assert re.search(told, line)
+    assert "nobody may teach or choose the version (CIFAR_LIT_PASSWORD is not set" in line
+    assert "\n" not in line
+
+
+@pytest.mark.slow
+def test_it_believes_the_proxies_that_are_named_and_logs_as_it_is_told(tmp_path: Path) -> None:
+    forged = {"X-Forwarded-For": "192.0.2.7", "X-Forwarded-Proto": "https"}
+    for proxy, client in (([], "127.0.0.1"), (["--proxy", "127.0.0.1"], "192.0.2.7")):
+        args = ["--registry", CHECKPOINTS, "--no-page", "--access-log", "--log-json", *proxy]
+        lines: list[str] = []
+        with served(args, lines=lines) as (url, _):
+            assert httpx.get(f"{url}/health", headers=forged).status_code == 200
+        messages = [json.loads(line)["message"] for line in lines if line.startswith("{")]
+        assert any(each.startswith(f"{client} GET /health 200") for each in messages)
 
 
 @pytest.mark.parametrize("args", [["--port", "x"], ["--prot", "1"], ["--allowed-hosts"]])

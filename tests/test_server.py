@@ -17,8 +17,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from cifar_lit.errors import SettingError
-from cifar_lit.serving import server
-from cifar_lit.serving.server import MAX_HEAD_BYTES, _Protocol, _Server, run
+from cifar_lit.serving import protocol, server
+from cifar_lit.serving.protocol import MAX_HEAD_BYTES, Protocol
+from cifar_lit.serving.server import _Server, run
 
 FITTING = MAX_HEAD_BYTES - 1_000
 
@@ -75,7 +76,14 @@ def running() -> Iterator[Running]:
     application = Application()
     listener = server._listen("127.0.0.1", 0)
     config = uvicorn.Config(
-        application, http=_Protocol, ws="none", lifespan="off", access_log=False, log_config=None, server_header=False
+        application,
+        http=Protocol,
+        ws="none",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        proxy_headers=False,
     )
     uvicorn_server = _Server(config)
 
@@ -107,7 +115,7 @@ def url() -> Iterator[str]:
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow clients are turned away at once."""
-    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 0.3)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.3)
 
 
 def is_alive(url: str) -> bool:
@@ -224,8 +232,8 @@ def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
 
 
 def test_slow_heads_are_not_all_turned_away_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "HEAD_TIMEOUT_S", 3_600.0)
-    monkeypatch.setattr(server, "patience", lambda seconds: seconds / 18_000)
+    monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 3_600.0)
+    monkeypatch.setattr(protocol, "patience", lambda seconds: seconds / 18_000)
     with connected(url) as connection:
         assert connection.reply().status == 408
 
@@ -327,7 +335,7 @@ def test_the_rest_of_a_body_is_taken_within_bounds(
 ) -> None:
     generous = {"LINGER_BYTES": 10**9, "LINGER_S": 1_000, "LINGER_BYTES_PER_S": 0}
     for name, value in (generous | {bound: {"LINGER_S": 1}.get(bound, 1_000_000)}).items():
-        monkeypatch.setattr(server, name, value)
+        monkeypatch.setattr(protocol, name, value)
     with connected(url) as connection:
         refused(connection, 10**9)
         until = time.monotonic() + 20
@@ -414,7 +422,71 @@ def test_answers_do_not_say_what_serves(url: str) -> None:
     assert "server" not in exchange(url, head("GET /")).headers
 
 
+# Clients that do not read, and too many of them
+
+
+def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.2)
+    size = 30_000_000  # more than the system buffers
+    with running() as found, connected(found.url) as connection, connected(found.url) as other:
+        connection.send(head("POST /", f"Content-Length: {size}") + bytes(size))
+        time.sleep(1.0)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.socket.recv(1 << 20):
+                received += len(piece)
+        assert received < size
+        other.send(head("POST /", "Content-Length: 2") + b"ok")
+        assert other.reply().body == b"ok"
+
+
+def test_a_client_that_reads_slowly_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.3)
+    size = 12_000_000
+    with running() as found, connected(found.url) as connection:
+        connection.send(head("POST /", f"Content-Length: {size}") + bytes(size))
+        received = 0
+        while received < size:
+            piece = connection.socket.recv(400_000)
+            assert piece, "the connection was closed"
+            received += len(piece)
+            time.sleep(0.03)
+
+
+@pytest.mark.parametrize(("most", "of_address"), [(3, 100), (100, 3)])
+def test_too_many_connections_are_told_so_and_make_room_when_they_end(
+    monkeypatch: pytest.MonkeyPatch, most: int, of_address: int
+) -> None:
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", most)
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS_OF_ADDRESS", of_address)
+    with running() as found, contextlib.ExitStack() as stack:
+        kept = [stack.enter_context(connected(found.url)) for _ in range(3)]
+        for connection in kept:
+            connection.send(head("POST /", "Content-Length: 1") + b"x")
+            assert connection.reply().status == 200
+        with connected(found.url) as one_more:
+            reply = one_more.reply()
+            assert (reply.status, reply.body) == (503, b"Too many connections are open.")
+            assert one_more.is_closed_by_server()
+        kept[0].socket.close()
+        until = time.monotonic() + 20
+        while not is_alive(found.url):
+            assert time.monotonic() < until
+            time.sleep(0.02)
+
+
 # The end
+
+
+def test_who_connects_just_before_the_end_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_BACKLOG_S", 5)
+    with running() as found:
+        assert is_alive(found.url)
+        found.stop()
+        time.sleep(0.5)
+        for _ in range(3):
+            reply = exchange(found.url, head("POST /", "Content-Length: 1") + b"x")
+            assert (reply.status, reply.body) == (503, b'{"detail":"the server is stopping. Send it again."}')
 
 
 def test_what_was_accepted_is_answered_at_the_end_and_nothing_more_is_taken() -> None:
@@ -445,7 +517,7 @@ def _is_listening(address: tuple[str, int]) -> bool:
 def test_what_is_asked_at_the_end_on_a_connection_that_was_open_is_turned_away(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "_LAST_WORDS_S", 5)  # the server's end waits for it
+    monkeypatch.setattr(protocol, "_LAST_WORDS_S", 5)  # the server's end waits for it
     with running() as found, connected(found.url) as used, connected(found.url) as new, connected(found.url) as half:
         used.send(head("POST /", "Content-Length: 1") + b"x")
         assert used.reply().status == 200
@@ -524,7 +596,7 @@ def test_the_application_is_not_woken_for_each_byte(url: str) -> None:
 
 
 def test_the_application_has_a_large_body_before_its_end(url: str) -> None:
-    large = server._WAKE_BYTES
+    large = protocol._WAKE_BYTES
     with connected(url) as connection:
         connection.send(head("POST /pieces", f"Content-Length: {large + 5}") + b"x" * large)
         time.sleep(0.3)

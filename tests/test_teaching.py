@@ -10,7 +10,9 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import WEAK
@@ -20,6 +22,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrected_images, corrections, increment, synthetic
 from cifar_lit.errors import CifarLitError, DataError, SettingError
 from cifar_lit.registry.version import Version
+from cifar_lit.serving import teaching
 from cifar_lit.serving.page.teach_desk import View
 from cifar_lit.serving.page.teach_html import verdict
 from cifar_lit.serving.predictor import Pixels, Predictor
@@ -401,3 +404,26 @@ def test_sweeping_removes_uploads_after_an_hour_and_of_processes_that_are_gone(t
 )
 def test_the_reason_is_the_last_error_that_a_command_told(lines: list[str], reason: str) -> None:
     assert error_of(lines) == reason
+
+
+def test_a_full_disk_never_leaves_a_fine_tuning_running(teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(Tuning):
+        def __init__(self, *args: Any) -> None:
+            super().__init__(*args)
+            self._log_file = Path("/dev/full").open("w")  # noqa: SIM115
+
+    def no_room(*args: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    async def test() -> None:
+        found = teacher()
+        found.correct(np.zeros((32, 32, 3), np.uint8), "cat", said="dog", version="v0001")
+        for _ in range(2):
+            await found.start()
+            job = await found.wait()
+            assert job is not None
+            assert (job.state, "No space left on device" in job.reason) == ("failed", True)
+
+    monkeypatch.setattr(teaching, "Tuning", Full)
+    monkeypatch.setattr(corrections, "copy", no_room)
+    asyncio.run(test())

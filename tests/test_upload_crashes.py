@@ -90,7 +90,7 @@ def test_half_an_increment_is_never_taken_for_one_and_nothing_of_it_stays(tmp_pa
         assert unchanged()
 
     with served(args, env) as (url, server):
-        assert files(gradio) == set()
+        assert soon(lambda: not files(gradio))
         assert soon(unchanged)
         login = httpx.post(f"{url}/login", data={"password": PASSWORD})
         assert login.status_code == 303

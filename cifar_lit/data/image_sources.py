@@ -35,9 +35,11 @@ class Source(ABC):
     Attributes:
         names: relative to the top, without hidden files and what operating systems leave behind, in the order in which
             they are best read.
+        left_out: those hidden files and the like; of a hidden folder its own name, with a slash at its end.
     """
 
     names: list[PurePosixPath]
+    left_out: list[str]
 
     @abstractmethod
     def read(self, name: PurePosixPath) -> bytes:
@@ -89,18 +91,18 @@ def is_junk(name: PurePosixPath) -> bool:
 class _Folder(Source):
     def __init__(self, root: Path) -> None:
         self._root = root
-        self.names = []
+        self.names, self.left_out = [], []
         seen: set[str] = set()
         for base, folders, files in os.walk(root, followlinks=True):
             if os.path.realpath(base) in seen:  # a link that leads back
                 folders.clear()
                 continue
             seen.add(os.path.realpath(base))
+            place = PurePosixPath(os.path.relpath(base, root))
+            self.left_out += [f"{place / each}/" for each in sorted(folders) if is_junk(PurePosixPath(each))]
+            self.left_out += [str(place / each) for each in sorted(files) if is_junk(PurePosixPath(each))]
             folders[:] = sorted(folder for folder in folders if not is_junk(PurePosixPath(folder)))
-            for file in sorted(files):
-                name = PurePosixPath(os.path.relpath(base, root), file)
-                if not is_junk(PurePosixPath(file)):
-                    self.names.append(name)
+            self.names += [place / each for each in sorted(files) if not is_junk(PurePosixPath(each))]
             _check_count(len(self.names))
 
     def read(self, name: PurePosixPath) -> bytes:
@@ -116,7 +118,7 @@ class _Zip(Source):
         self._archive = zips.open_zip(file, max_bytes=MAX_ARCHIVE_BYTES, max_directory_bytes=_MAX_DIRECTORY_BYTES)
         plain = {PurePosixPath(each.filename): each for each in self._archive.infolist() if zips.is_plain(each)}
         self._members = {name: each for name, each in plain.items() if not is_junk(name)}
-        self.names = list(self._members)
+        self.names, self.left_out = list(self._members), [str(name) for name in plain if is_junk(name)]
         _check_count(len(self.names))
 
     def read(self, name: PurePosixPath) -> bytes:
@@ -128,12 +130,15 @@ class _Tar(Source):
     def __init__(self, stream: "_Bounded") -> None:
         self._archive = tarfile.open(fileobj=stream, mode="r:")  # type: ignore[call-overload]  # noqa: SIM115
         self._members: dict[PurePosixPath, tarfile.TarInfo] = {}
+        self.left_out = []
         for count, member in enumerate(self._archive):
             _check_count(count)
             if member.offset_data + member.size > MAX_ARCHIVE_BYTES:
                 raise InputError(f"it holds more than the {MAX_ARCHIVE_BYTES:,} bytes that are accepted.", "too_large")
             name = PurePosixPath(member.name)
-            if member.isreg() and not is_junk(name):
+            if member.isreg() and is_junk(name):
+                self.left_out.append(str(name))
+            elif member.isreg():
                 self._members[name] = member
         stream.seek(self._archive.offset)
         if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):  # tarfile takes damage for the end

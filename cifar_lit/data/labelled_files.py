@@ -50,7 +50,18 @@ def read_labelled_files(path: Path, max_images: int) -> LabelledFiles:
     if not path.exists():
         raise DataError(f"{path}: no such folder or file, expected one with <class>/* inside.")
     with open_source(path) as source:
-        return _read(path, source, label_files(source.names, path.resolve().name), max_images)
+        found = label_files(source.names, path.resolve().name)
+        found.notes.extend(_left_out(source.left_out))
+        return _read(path, source, found, max_images)
+
+
+def _left_out(names: list[str]) -> list[str]:
+    """A note of hidden files, if there are any."""
+    if not names:
+        return []
+    more = f" and {len(names) - _NAMED:,} more" if len(names) > _NAMED else ""
+    kind = "hidden or system file" if len(names) == 1 else "hidden or system files or folders"
+    return [f"left out {len(names):,} {kind}: {', '.join(names[:_NAMED])}{more}"]
 
 
 def _read(path: Path, source: Source, found: Labelled, max_images: int) -> LabelledFiles:

@@ -3,10 +3,12 @@
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from importlib.metadata import version as version_of
 from pathlib import Path
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
@@ -17,21 +19,26 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar_lit.errors import CifarLitError
 from cifar_lit.registry.registry import Registry
+from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.champion import Champion
 from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.gatekeeper import Gatekeeper
 from cifar_lit.serving.inference_routes import PREFIX, add_inference
+from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page.cache import PageCache
 from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError, error_reply
-from cifar_lit.serving.rest import Admission, add_rest, max_body
+from cifar_lit.serving.rest import add_rest, max_body
 from cifar_lit.serving.service import Limits, Service
 from cifar_lit.serving.teaching import LEARN_TIMEOUT_S, Teacher
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 """Of a form that the page sends: an increment of 200 MiB, or 64 photographs of 8."""
+
+MAX_EVENT_BYTES = 256 * 1024
+"""Of an event of the page: the files that it names have been uploaded before."""
 
 _SWEEP_S = 600.0
 
@@ -46,7 +53,9 @@ class Options:
         registry: folder of the versions; None for the default.
         hosts: names that it answers to; None for any.
         api_keys: REST asks for one of them, if there are any.
-        requests_per_minute: that one client may send to REST; None for any number.
+        public_page: the page answers everybody, though REST asks for a key.
+        requests_per_minute: that one client may send to REST and the page; None for any number.
+        behind_proxy: headers by which a proxy tells who asked, and how, are believed.
         limits: how much is taken on.
         decode_workers: processes that decode pictures.
         page: whether the Gradio page is part of it.
@@ -60,7 +69,9 @@ class Options:
     registry: Path | None = None
     hosts: Collection[str] | None = None
     api_keys: frozenset[str] = frozenset()
+    public_page: bool = False
     requests_per_minute: int | None = None
+    behind_proxy: bool = False
     limits: Limits = field(default_factory=Limits)
     decode_workers: int = 2
     page: bool = True
@@ -81,9 +92,11 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
         on_change=metrics.on_change,
         on_refusal=metrics.on_refusal,
     )
-    decoder = Decoder(workers=options.decode_workers)
+    decoder = Decoder(workers=options.decode_workers, spare=1, on_lost=metrics.decoder_restarts.inc)
     service = Service(champion, decoder, options.limits, metrics.on_answer)
+    integrity = Integrity(champion, metrics)
     login = Login(options.password)
+    admission = Admission(options.api_keys, Quota(options.requests_per_minute), login, options.public_page)
     teacher = None
     if options.page and options.teach is not None:
         teacher = Teacher(
@@ -98,7 +111,8 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
         try:
             async with _tidied(teacher) if teacher is not None else contextlib.nullcontext():
                 await service.start()
-                yield
+                async with _beside(integrity.watch()):
+                    yield
         finally:
             await service.close()
 
@@ -109,9 +123,9 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
         lifespan=lifespan,
     )
     app.state.service = service
-    admission = Admission(options.api_keys, Quota(options.requests_per_minute))
-    add_rest(app, service, metrics, admission)
-    add_inference(app, service, admission)
+    check_ready = partial(_check_ready, service, decoder)
+    add_rest(app, service, metrics, admission, check_ready, integrity)
+    add_inference(app, service, admission, check_ready)
     if options.page:
         add_login(app, login)
     methods: dict[str, set[str]] = {}
@@ -126,11 +140,17 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     if options.page:
         app.add_middleware(PageCache)
     app.add_middleware(_Shortcut, route=predict)
-    app.add_middleware(Gatekeeper, metrics=metrics, hosts=options.hosts, max_body=_max_body)
+    app.add_middleware(
+        Gatekeeper,
+        metrics=metrics,
+        hosts=options.hosts,
+        behind_proxy=options.behind_proxy,
+        max_body=_max_body,
+    )
     if options.page:
         from cifar_lit.serving.page.page import mount_page
 
-        mount_page(app, service, teacher, login)
+        mount_page(app, service, admission, metrics, teacher)
     return app
 
 
@@ -146,20 +166,39 @@ async def _tidied(teacher: Teacher) -> AsyncIterator[None]:
                 _log.warning("what visitors left can't be removed: %s", error)
             await asyncio.sleep(_SWEEP_S)
 
-    sweeping = asyncio.create_task(sweep())
+    try:
+        async with _beside(sweep()):
+            yield
+    finally:
+        await teacher.close()
+
+
+@contextlib.asynccontextmanager
+async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Has something done meanwhile, and cancels it at the end."""
+    task = asyncio.create_task(work)
     try:
         yield
     finally:
-        sweeping.cancel()
+        task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await sweeping
-        await teacher.close()
+            await task
+
+
+def _check_ready(service: Service, decoder: Decoder) -> None:
+    """Raises:
+    OverloadedError: pictures can't be answered now.
+    """
+    service.check_room(0)
+    decoder.check()
 
 
 def _max_body(path: str, content_type: str) -> int:
     if path in ("/login", "/logout"):
         return MAX_FORM_BYTES
-    return MAX_UPLOAD_BYTES if path == "/gradio_api/upload" else max_body(path, content_type)
+    if path == "/gradio_api/upload":
+        return MAX_UPLOAD_BYTES
+    return MAX_EVENT_BYTES if path.startswith("/gradio_api/") else max_body(path, content_type)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import IMAGE_SHAPE
-from cifar_lit.errors import ImageError
+from cifar_lit.errors import ImageError, OverloadedError
 from cifar_lit.serving import decode_worker
 from cifar_lit.serving.decode_worker import ANSWER, DECODED, FAULTS, READY, REFUSED, REQUEST, UNEXPECTED
 
@@ -79,7 +80,7 @@ class Worker:
         self.ready = self._loop.create_future()
         self.lost = asyncio.Event()
         self.used = False
-        self.started_at = time.monotonic()
+        self.started_at = self._given_at = time.monotonic()
         self.job: Job | None = None
         self._timeout_s, self._on_free, self._on_lost = timeout_s, on_free, on_lost
         self._timer: asyncio.TimerHandle | None = None
@@ -111,7 +112,7 @@ class Worker:
 
     def take(self, job: Job) -> None:
         """Gives it a job; it must have none."""
-        self.job = job
+        self.job, self._given_at = job, time.monotonic()
         self._timer = self._loop.call_later(self._timeout_s, self._time_out)
         prefix = REQUEST.pack(len(job.data))
         try:
@@ -123,6 +124,22 @@ class Worker:
         self._unsent = memoryview(job.data)[sent - len(prefix) :]
         if self._unsent:
             self._loop.add_writer(self._socket, self._write)
+
+    @property
+    def is_working(self) -> bool:
+        """It has an image, and not only to show that it lives."""
+        return self.job is not None and bool(self.job.data)
+
+    def probe(self) -> None:
+        """Has it show that it lives, unless it has a job: with an empty file, which it refuses at once."""
+        if self.job is None and not self.lost.is_set():
+            sign = self._loop.create_future()
+            sign.add_done_callback(lambda done: done.exception())
+            self.take(Job(b"", sign))
+
+    def is_late(self, seconds: float) -> bool:
+        """Whether it has had its job for so long."""
+        return self.job is not None and time.monotonic() - self._given_at > seconds
 
     def leave(self) -> None:
         """Ends the process, whatever it is doing."""
@@ -211,9 +228,17 @@ class Worker:
         if job is not None and blame:
             self.used = True
             _log.warning("a decode worker died over %d bytes", len(job.data))
-            job.fail(ImageError(f"the image can't be decoded (its decoder crashed). {_ADVICE}", "malformed"))
+            self._blaming = self._loop.create_task(self._blame(job))
             job = None
         self._on_lost(self, job)
+
+    async def _blame(self, job: Job) -> None:
+        """Tells a file that crashed the process from a process that was killed from outside."""
+        status = await asyncio.to_thread(self.process.wait)
+        if status == -signal.SIGKILL:
+            job.fail(OverloadedError("the image's decoder was killed. Send it again."))
+        else:
+            job.fail(ImageError(f"the image can't be decoded (its decoder crashed). {_ADVICE}", "malformed"))
 
 
 def _settle(job: Job, kind: int, content: bytearray) -> None:

@@ -7,14 +7,18 @@ import asyncio
 import logging
 import time
 from collections import deque
+from collections.abc import Callable
 from contextlib import suppress
 
-from cifar_lit.errors import ImageError, SettingError
+from cifar_lit.errors import ImageError, OverloadedError, SettingError
 from cifar_lit.serving.decode_process import STILLBORN, Job, NetworkImage, Worker
 
 _START_S = 60.0
 """Time for a worker to import its libraries, on a slow disk too."""
 _RETRY_S = 1.0
+_PROBE_S = 0.5
+"""How often a worker without a job shows that it lives."""
+_LATE_S = 1.0
 
 _log = logging.getLogger(__name__)
 
@@ -26,18 +30,30 @@ class Decoder:
 
     Args:
         workers: processes, each of which decodes one image at a time.
+        spare: more processes, which take the place of those that are lost until there are new ones.
         timeout_s: time for one image, from the moment that a worker has it.
         memory_bytes: what decoding one image may take in a worker, besides the 50 MiB that it has at the start.
+        on_lost: called whenever a worker was lost.
 
     Raises:
         SettingError: one of them is not positive.
     """
 
-    def __init__(self, *, workers: int = 2, timeout_s: float = 5.0, memory_bytes: int = 1 << 30) -> None:
+    def __init__(
+        self,
+        *,
+        workers: int = 2,
+        spare: int = 0,
+        timeout_s: float = 5.0,
+        memory_bytes: int = 1 << 30,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
         for name, value in (("workers", workers), ("timeout_s", timeout_s), ("memory_bytes", memory_bytes)):
             if value <= 0:
                 raise SettingError(f"the decoder's {name} is {value}, expected more than 0.")
         self._num_workers = workers
+        self._num_spare = spare
+        self._tell_lost = on_lost
         self._timeout_s = timeout_s
         self._memory_bytes = memory_bytes
         self._workers: list[Worker] = []
@@ -50,6 +66,15 @@ class Decoder:
         """Process ids of the workers that are there."""
         return [worker.pid for worker in self._workers]
 
+    def check(self) -> None:
+        """Tells whether images can be decoded now.
+
+        Raises:
+            OverloadedError: no worker is alive, or all of them have not answered for a second.
+        """
+        if all(worker.is_late(_LATE_S) for worker in self._workers):
+            raise OverloadedError("no decoder of images answers now. Send it again a little later.")
+
     async def start(self) -> None:
         """Starts the worker processes and returns when they are ready.
 
@@ -57,7 +82,8 @@ class Decoder:
             OSError: they can't be started; what they had to say is on stderr.
         """
         try:
-            launched = await asyncio.gather(*(self._launch() for _ in range(self._num_workers)), return_exceptions=True)
+            number = self._num_workers + self._num_spare
+            launched = await asyncio.gather(*(self._launch() for _ in range(number)), return_exceptions=True)
             for worker in launched:
                 if isinstance(worker, BaseException):
                     raise worker
@@ -108,7 +134,7 @@ class Decoder:
     def _hand_out(self) -> None:
         while self._waiting:
             worker = next((worker for worker in self._workers if worker.job is None), None)
-            if worker is None:
+            if worker is None or sum(each.is_working for each in self._workers) >= self._num_workers:
                 return
             job = self._waiting.popleft()
             if not job.image.done():  # the caller may have left
@@ -146,7 +172,12 @@ class Decoder:
     async def _keep(self, worker: Worker) -> None:
         """Replaces a worker whenever it is lost."""
         while True:
-            await worker.lost.wait()
+            while not worker.lost.is_set():
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PROBE_S):
+                        await worker.lost.wait()
+                worker.probe()
+            self._tell_lost()
             await _end(worker)
             idle_death = not worker.used and time.monotonic() - worker.started_at < _RETRY_S
             failure = STILLBORN if idle_death else None

@@ -30,6 +30,7 @@ _LENGTH = re.compile(rb"[0-9]{1,18}")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
 """What nginx calls it, for the log and the metrics: nobody is there to be answered."""
+_OF_PROXIES = (b"x-forwarded-", b"forwarded", b"x-real-ip")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
@@ -40,6 +41,7 @@ class Gatekeeper:
         app: what is behind it.
         metrics: where requests are counted.
         hosts: names that the server answers to; None for any.
+        behind_proxy: headers by which a proxy tells how the client asked are passed on, and left out else.
         max_body: the most bytes of a body, by path and content type.
     """
 
@@ -49,11 +51,13 @@ class Gatekeeper:
         *,
         metrics: Metrics,
         hosts: Collection[str] | None,
+        behind_proxy: bool = False,
         max_body: Callable[[str, str], int],
     ) -> None:
         self._app = app
         self._metrics = metrics
         self._hosts = None if hosts is None else {host.lower() for host in hosts}
+        self._behind_proxy = behind_proxy
         self._max_body = max_body
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -61,10 +65,13 @@ class Gatekeeper:
             await self._app(scope, receive, send)
             return
         began = time.perf_counter()
+        if not self._behind_proxy:
+            scope["headers"] = [pair for pair in scope["headers"] if not pair[0].startswith(_OF_PROXIES)]
         headers = dict(scope["headers"])
         request_id = headers.get(b"x-request-id", b"")
         if not _REQUEST_ID.fullmatch(request_id):
             request_id = secrets.token_hex(8).encode()
+        scope.setdefault("state", {})["request_id"] = request_id.decode()
         status, complete = 0, False
 
         async def answer(message: Message) -> None:
@@ -106,7 +113,9 @@ class Gatekeeper:
         if not scope["path"].startswith("/"):
             raise RequestError(400, "the path does not begin with a slash.")
         origin = headers.get(b"origin", b"").decode("latin-1")
-        if origin and b"cookie" in headers and scope["method"] not in _SAFE_METHODS:
+        # Of all that needs no cookie a sign-in alone does another site good: to try passwords from its visitors.
+        is_guarded = b"cookie" in headers or scope["path"] == "/login"
+        if origin and is_guarded and scope["method"] not in _SAFE_METHODS:
             try:
                 own = urlsplit(origin).netloc.lower() == host.lower()
             except ValueError:

@@ -1,6 +1,7 @@
 """Routes of the Open Inference Protocol, so that clients of Triton, KServe and the like can ask this server."""
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from starlette.responses import Response
 
 from cifar_lit.errors import InputError, VersionNotFoundError
 from cifar_lit.serving import inference_v2
+from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.inference_tensors import HEADER_LENGTH
 from cifar_lit.serving.replies import reply
-from cifar_lit.serving.rest import Admission, timings
+from cifar_lit.serving.rest import timings
 from cifar_lit.serving.service import Service
 
 PREFIX = "/v2"
@@ -123,8 +125,8 @@ def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "What was wrong, in words.", **_ERROR} for status in statuses}
 
 
-def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
-    """Adds the routes, which answer from `service`."""
+def add_inference(app: FastAPI, service: Service, admission: Admission, check_ready: Callable[[], None]) -> None:
+    """Adds the routes; see `add_rest`."""
 
     def served(name: str, version: str | None) -> str:
         """The served version's id, if it is the one that is asked for."""
@@ -158,7 +160,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
         responses=_errors(503),
     )
     async def ready() -> Response:
-        service.check_room(0)
+        check_ready()
         return reply({"ready": True})
 
     @app.get(
@@ -195,7 +197,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission) -> None:
     )
     async def model_ready(name: str, version: str | None = None) -> Response:
         served(name, version)
-        service.check_room(0)
+        check_ready()
         return reply({"name": name, "ready": True})
 
     @app.post(

@@ -7,10 +7,9 @@ import hashlib
 import hmac
 import html
 import logging
-import math
 import secrets
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Protocol
 from urllib.parse import parse_qsl
@@ -19,15 +18,15 @@ from fastapi import FastAPI, Request
 from starlette.responses import RedirectResponse, Response
 
 from cifar_lit.errors import SettingError
+from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError
 
 COOKIE = "cifar_lit_login"
 PASSWORD_VARIABLE = "CIFAR_LIT_PASSWORD"
 SESSION_S = 12 * 3600
 MAX_SESSIONS = 64
-MAX_WRONG = 5
-"""Wrong passwords within `WRONG_WINDOW_S`, whoever sends them; then even the right one has to wait."""
-WRONG_WINDOW_S = 60.0
+TRIES_PER_MINUTE = 5
+"""Wrong passwords of one address; then even the right one has to wait, if it comes from there."""
 MAX_FORM_BYTES = 4096
 
 OFF = f"Administration is switched off on this server. Start it with a password in {PASSWORD_VARIABLE} to switch it on."
@@ -39,7 +38,7 @@ _HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",  # with none, browsers send the form with the origin null
     "X-Content-Type-Options": "nosniff",
 }
 
@@ -54,18 +53,6 @@ class PageRequest(Protocol):
 
     @property
     def request(self) -> Request | None: ...
-
-
-class TooManyTriesError(RequestError):
-    """Too many wrong passwords came lately.
-
-    Args:
-        wait_s: seconds until the next one is looked at.
-    """
-
-    def __init__(self, wait_s: float) -> None:
-        self.retry_after_s = max(1, math.ceil(wait_s))
-        super().__init__(429, f"Too many wrong passwords. Try again in {self.retry_after_s} seconds.")
 
 
 class Login:
@@ -85,7 +72,7 @@ class Login:
         self._key = secrets.token_bytes(32)
         self._password = None if password is None else self._digest(password)
         self._clock = clock
-        self._wrong: deque[float] = deque()
+        self._tries = Quota(TRIES_PER_MINUTE, clock)
         self._sessions: OrderedDict[bytes, float] = OrderedDict()  # until when, oldest first
 
     @property
@@ -93,24 +80,24 @@ class Login:
         """Whether there is a password at all."""
         return self._password is not None
 
-    def sign_in(self, password: str) -> str:
+    def sign_in(self, password: str, address: str) -> str:
         """A new session's token, for the cookie.
 
+        Args:
+            password: as it was typed.
+            address: that it came from.
+
         Raises:
-            RequestError: no password is set (403), the password is wrong (401), or too many were (429).
+            RequestError: no password is set (403), the password is wrong (401), or too many came from there (429).
         """
         if self._password is None:
             raise RequestError(403, OFF)
-        now = self._clock()
-        while self._wrong and self._wrong[0] <= now - WRONG_WINDOW_S:
-            self._wrong.popleft()
-        if len(self._wrong) >= MAX_WRONG:
-            raise TooManyTriesError(self._wrong[0] + WRONG_WINDOW_S - now)
+        self._tries.take(address)
         if not hmac.compare_digest(self._digest(password), self._password):
-            self._wrong.append(now)
             raise RequestError(401, "That is not the password. Try again.")
+        self._tries.forget(address)
         token = secrets.token_urlsafe(32)
-        self._sessions[self._digest(token)] = now + SESSION_S
+        self._sessions[self._digest(token)] = self._clock() + SESSION_S
         while len(self._sessions) > MAX_SESSIONS:
             self._sessions.popitem(last=False)
         return token
@@ -163,14 +150,11 @@ def add_login(app: FastAPI, login: Login) -> None:
     async def sign_in(request: Request) -> Response:
         client = request.client.host if request.client else "-"
         try:
-            token = login.sign_in(await _password(request))
-        except TooManyTriesError as error:
-            _log.warning("A sign-in from %s has to wait: too many wrong passwords", client)
-            return _page(429, str(error), form=True, headers={"Retry-After": str(error.retry_after_s)})
+            token = login.sign_in(await _password(request), client)
         except RequestError as error:
-            if error.status_code == 401:
-                _log.warning("A wrong password came from %s", client)
-            return _page(error.status_code, str(error), form=login.enabled)
+            if error.status_code in (401, 429):
+                _log.warning("A sign-in from %s is refused: %s", client, error)
+            return _page(error.status_code, str(error), form=login.enabled, headers=error.headers)
         _log.info("%s signed in", client)
         login.sign_out(request.cookies)  # the session before, if there was one
         return _home(request, token, SESSION_S)

@@ -1,6 +1,6 @@
 """What the one server process counts, for Prometheus."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from cifar_lit.serving.champion import Refusal, Serving
 from cifar_lit.serving.service import Answer
@@ -44,6 +44,18 @@ class Metrics:
         self._changes = Counter("cifar_lit_champion_changes", "Champions taken up.", registry=self.registry)
         self._refusals = Counter("cifar_lit_champion_refusals", "Champions refused.", registry=self.registry)
         self.pending = Gauge("cifar_lit_pending", "Pictures on their way.", registry=self.registry)
+        self.version_damaged = Gauge(
+            "cifar_lit_version_damaged", "1 if files of the served version are damaged on disk.", registry=self.registry
+        )
+        self.connections = Gauge("cifar_lit_connections", "Open connections.", registry=self.registry)
+        self.page_streams = Gauge("cifar_lit_page_streams", "Event streams of open pages.", registry=self.registry)
+        self.uploads = Counter("cifar_lit_page_uploads", "Files uploaded to the page.", registry=self.registry)
+        self.kept_uploads = Gauge("cifar_lit_kept_uploads", "Uploaded files that are kept.", registry=self.registry)
+        self.kept_upload_bytes = Gauge("cifar_lit_kept_upload_bytes", "Bytes of them.", registry=self.registry)
+        self.decoder_restarts = Counter(
+            "cifar_lit_decoder_restarts", "Decode workers that were lost and replaced.", registry=self.registry
+        )
+        ProcessCollector(registry=self.registry)
 
     def on_answer(self, answer: Answer) -> None:
         self._decode.observe(answer.decode_s)

@@ -39,9 +39,13 @@ class Quota:
             wait_s = math.ceil((used + 1 - self._per_minute) * 60 / self._per_minute)
             raise RequestError(
                 429,
-                f"more than {self._per_minute} requests a minute. Send it again in {wait_s} s.",
+                f"more than {self._per_minute} requests a minute came from here. Send it again in {wait_s} s.",
                 retry_after_s=wait_s,
             )
         self._used[client] = (used + 1, now)
         if len(self._used) > MAX_CLIENTS:  # the one that was quiet for longest is forgotten
             self._used.popitem(last=False)
+
+    def forget(self, client: str) -> None:
+        """Gives a client back all that it has used."""
+        self._used.pop(client, None)

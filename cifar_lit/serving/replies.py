@@ -62,5 +62,5 @@ def error_reply(error: Exception, *, field: str = "detail") -> Response:
     message = str(error) if status != 500 else "the server failed. The log knows more, by this answer's X-Request-ID."
     headers = error.headers if isinstance(error, RequestError) else None
     if status == 503:
-        headers = {"Retry-After": str(RETRY_AFTER_S)}
+        headers = {"Retry-After": str(RETRY_AFTER_S), **(headers or {})}
     return reply({field: message}, status, headers)

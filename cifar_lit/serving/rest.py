@@ -1,9 +1,8 @@
 """The REST endpoint: pictures in, predictions out, and what the server says of itself."""
 
 import asyncio
-import hmac
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import FastAPI, Request
@@ -13,10 +12,11 @@ from starlette.responses import PlainTextResponse, Response
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.champion import Refusal
+from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.quota import Quota
-from cifar_lit.serving.replies import RETRY_AFTER_S, RequestError, reply
+from cifar_lit.serving.replies import RETRY_AFTER_S, reply
 from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.uploads import FIELD, MAX_FILES, Upload, is_form, read_uploads
 
@@ -83,6 +83,10 @@ class VersionBody(BaseModel):
     refused: RefusalBody | None = Field(
         description="The champion, if it can't be served and this one stays.", examples=[None]
     )
+    damaged: str | None = Field(
+        description="What is wrong with this version's files on disk; what is in memory goes on answering.",
+        examples=[None],
+    )
 
 
 def _errors(**statuses: str) -> dict[int | str, dict[str, Any]]:
@@ -130,31 +134,24 @@ def max_body(path: str, content_type: str) -> int:
     return MAX_FORM_BYTES if is_form(content_type) or path.endswith("/infer") else MAX_BYTES
 
 
-@dataclass(frozen=True)
-class Admission:
-    """Who may ask, and how often.
+def add_rest(
+    app: FastAPI,
+    service: Service,
+    metrics: Metrics,
+    admission: Admission,
+    check_ready: Callable[[], None],
+    integrity: Integrity,
+) -> None:
+    """Adds the routes.
 
-    Attributes:
-        api_keys: a request must bring one of them in X-API-Key, if there are any.
-        quota: of requests a minute, by key or else by address.
+    Args:
+        app: gets them.
+        service: answers pictures.
+        metrics: what `/metrics` tells.
+        admission: says whose pictures are answered.
+        check_ready: raises an `OverloadedError` while none can be.
+        integrity: knows whether the version's files are damaged.
     """
-
-    api_keys: frozenset[str]
-    quota: Quota
-
-    def check(self, request: Request) -> None:
-        """Raises:
-        RequestError: no key that is known here, or too many requests.
-        """
-        given = request.headers.get("x-api-key", "")
-        if self.api_keys and not any(hmac.compare_digest(given.encode(), key.encode()) for key in self.api_keys):
-            raise RequestError(401, "the X-API-Key header is missing or holds no key that is known here.")
-        address = request.client.host if request.client else ""
-        self.quota.take(given if self.api_keys else address)
-
-
-def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admission) -> None:
-    """Adds the routes, which answer from `service`."""
 
     @app.post(
         "/predict",
@@ -203,7 +200,7 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
         responses=_errors(_503="No version to answer with, or the server is stopping."),
     )
     async def ready() -> Response:
-        service.check_room(0)
+        check_ready()
         return reply({"status": "ready", "version": service.champion.serving.predictor.version})
 
     @app.get(
@@ -213,7 +210,7 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
         responses=_errors(_503="No version to answer with."),
     )
     async def version() -> Response:
-        return reply(describe(service))
+        return reply({**describe(service), "damaged": integrity.damage or None})
 
     for path, endpoint in (("/health", health), ("/ready", ready), ("/version", version)):
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # the server leaves the body out
@@ -221,6 +218,7 @@ def add_rest(app: FastAPI, service: Service, metrics: Metrics, admission: Admiss
     @app.get("/metrics", summary="Counters for Prometheus", response_class=PlainTextResponse)
     async def metrics_text() -> Response:
         metrics.pending.set(service.pending)
+        metrics.connections.set(len(getattr(app.state, "connections", ())))  # uvicorn's, if `run` serves
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 

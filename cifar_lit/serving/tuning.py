@@ -8,6 +8,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -173,7 +174,8 @@ class Tuning:
         self.taken.set()
         if self._job.state == "running":
             self._end("stopped", "It was stopped before a version was made.")
-        self._log_file.close()
+        with suppress(OSError):
+            self._log_file.close()
         tidy(self._folder)
 
     async def _learn(self, increment: Path | None) -> Version:
@@ -218,15 +220,20 @@ class Tuning:
         except (ValueError, TypeError, KeyError):
             if line.strip():
                 self._lines.append(line)
-                print(line, file=self._log_file, flush=True)
+                self._note(line)
 
     def _change(self, **values: object) -> None:
         self._job = replace(self._job, **values)  # type: ignore[arg-type]
 
     def _end(self, state: State, reason: str) -> None:
         done = self._job.done if state in ("failed", "stopped") else 1.0
-        print(f"{state}: {reason}", file=self._log_file, flush=True)
         self._job = replace(self.job, state=state, reason=reason, done=done)
+        self._note(f"{state}: {reason}")
+
+    def _note(self, line: str) -> None:
+        """Writes a line to the log, as far as the disk has room: the fine-tuning is not there for its log."""
+        with suppress(OSError):
+            print(line, file=self._log_file, flush=True)
 
     def _learned_before(self) -> list[Path]:
         """The increments that the champion has learned and that an earlier release kept here."""

@@ -21,7 +21,7 @@ _WORTH_BYTES = 500
 """What is smaller is not compressed."""
 _FILES = ("/assets/", "/static/", "/theme.css")
 _BY_ORIGIN = ("/", "/config", "/gradio_api/info")
-"""These name the address that they were asked by, and differ with a query."""
+"""These name the address that they were asked by; a query makes no difference to them."""
 _OF_ORIGIN = (b"host", b"x-forwarded-host", b"x-forwarded-proto", b"x-gradio-server")
 _TEXTS = (b"text/", b"application/json", b"application/javascript", b"image/svg+xml")
 _OWN_HEADERS = (b"content-length", b"vary", b"accept-ranges")
@@ -94,7 +94,11 @@ class PageCache:
 
     async def _ask(self, key: _Key, scope: Scope, receive: Receive, send: Send) -> _Kept | None:
         """The answer, which is kept from now on; None if it is not to be kept, and was passed on."""
-        asked = {**scope, "headers": [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"]}
+        asked = {
+            **scope,
+            "query_string": b"",
+            "headers": [pair for pair in scope["headers"] if pair[0] != b"accept-encoding"],
+        }
         headers: list[tuple[bytes, bytes]] | None = None
         chunks: list[bytes] = []
 
@@ -129,7 +133,7 @@ def _key(scope: Scope) -> _Key | None:
         return None
     if path.startswith(_FILES):
         return (path,)
-    if path not in _BY_ORIGIN or scope["query_string"]:
+    if path not in _BY_ORIGIN:
         return None
     origin = [part for pair in scope["headers"] if pair[0] in _OF_ORIGIN for part in pair]
     return (path, scope.get("scheme", ""), scope.get("root_path", ""), *origin)

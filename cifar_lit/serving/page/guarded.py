@@ -1,4 +1,4 @@
-"""Blocks that let a request name no file but an upload, and that open none.
+"""Blocks that admit a visitor's events, let them name no file but an upload, and open none.
 
 Gradio copies each file that a request names, in any value of any component, into a folder from which anybody may
 download it, and fetches it first if it is an address. Whether the file is an upload it asks only in an application that
@@ -6,19 +6,71 @@ was started by `launch`; a mounted one would give away any file that the server 
 upload with Pillow, here in the server; ours hand it on as it came, for our own decoder.
 """
 
+import logging
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import gradio as gr
+from fastapi import Request
 from gradio.utils import get_upload_folder
+
+from cifar_lit.errors import CifarLitError
+from cifar_lit.serving.page.doors import REFUSED
+from cifar_lit.serving.replies import status_of
+
+MAX_SESSIONS = 256
+"""Whose state is kept in memory, 0.3 to 1 MB each; Gradio's own limit is 10,000."""
+
+_AUTOMATIC = ("load", "tick", "then")
+"""Events of an open page that nobody causes, or that follow another one."""
+
+_log = logging.getLogger(__name__)
 
 
 class GuardedBlocks(gr.Blocks):
-    """Is made and used like `gradio.Blocks`."""
+    """Is made and used like `gradio.Blocks`.
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    Args:
+        admit: called before each event that a visitor causes; raises a `CifarLitError` to refuse it.
+    """
+
+    def __init__(self, *args: Any, admit: Callable[[Request], None] = lambda request: None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.has_launched = True  # Gradio's own look, at what a callback returns too
+        self.state_session_capacity = MAX_SESSIONS
+        self._admit = admit
+
+    async def process_api(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """Runs an event; Gradio names all of its arguments.
+
+        Raises:
+            gradio.Error: it was refused, or it failed: the log knows more, and nothing is printed.
+        """
+        block_fn, asked = options["block_fn"], cast(Request, options["request"].request)
+        try:
+            if not self._is_automatic(block_fn):
+                self._admit(asked)
+            found: dict[str, Any] = await super().process_api(*args, **options)
+        except gr.Error as error:
+            setattr(
+                asked.state, REFUSED, status_of(error.__cause__) if isinstance(error.__cause__, CifarLitError) else 400
+            )
+            raise
+        except CifarLitError as error:
+            setattr(asked.state, REFUSED, status_of(error))
+            raise _told(str(error)) from error
+        except Exception as error:
+            request_id = getattr(asked.state, "request_id", "-")
+            _log.exception("the page's event %s failed, request %s", block_fn.api_name, request_id)
+            raise _told(f"Something went wrong on the server. Its log knows more, by request {request_id}.") from error
+        return found
+
+    def _is_automatic(self, block_fn: Any) -> bool:
+        return bool(block_fn.targets) and all(
+            event in _AUTOMATIC or isinstance(self.blocks.get(block_id), gr.State)
+            for block_id, event in block_fn.targets
+        )
 
     async def preprocess_data(
         self, block_fn: Any, inputs: list[Any], state: Any, explicit_call: bool = False
@@ -34,7 +86,11 @@ class GuardedBlocks(gr.Blocks):
             for block in (component, state.get(component._id) if state else None):
                 if isinstance(block, gr.Image | gr.File):
                     block.preprocess = lambda payload: payload  # type: ignore[method-assign]
-        found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        try:
+            found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            _log.warning("the values of event %s do not fit the page: %s", block_fn.api_name, type(error).__name__)
+            raise _told("These values do not fit the page. Reload it, or see /gradio_api/info.") from error
         return found
 
 
@@ -48,8 +104,7 @@ def _check(values: Any) -> None:
         elif isinstance(value, dict):
             waiting.extend(value.values())
             if "path" in value and not _is_upload(value["path"], folder):
-                sentence = "This names a file that was not uploaded here, or is not kept any more. Choose it again."
-                raise gr.Error(sentence, print_exception=False)
+                raise _told("This names a file that was not uploaded here, or is not kept any more. Choose it again.")
 
 
 def _is_upload(named: Any, folder: Path) -> bool:
@@ -58,3 +113,7 @@ def _is_upload(named: Any, folder: Path) -> bool:
         return path.is_relative_to(folder) and path.is_file()
     except (OSError, TypeError, ValueError):
         return False
+
+
+def _told(sentence: str) -> gr.Error:
+    return gr.Error(sentence, duration=None, print_exception=False)

@@ -15,12 +15,15 @@ from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.serving.login import Login
+from cifar_lit.serving.admission import Admission
+from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page.choosing import build_choosing
 from cifar_lit.serving.page.classify import build_classify
+from cifar_lit.serving.page.doors import MAX_WAITING, Doors
 from cifar_lit.serving.page.guarded import GuardedBlocks
 from cifar_lit.serving.page.model import build_model
 from cifar_lit.serving.page.receive import Uploads
+from cifar_lit.serving.page.refusals import HEAD
 from cifar_lit.serving.page.status import status
 from cifar_lit.serving.page.teach import build_teach
 from cifar_lit.serving.page.teach_desk import MAX_INCREMENT_BYTES
@@ -31,47 +34,52 @@ from cifar_lit.serving.service import Service
 from cifar_lit.serving.teaching import Teacher
 
 TITLE = "What is in the picture?"
-_QUEUE_SIZE = 64
+_QUEUE_SIZE = 2 * MAX_WAITING
 
 _log = logging.getLogger(__name__)
 _STATUS_S = 2.0
+_CLOSED = ' It answers those who <a id="page-sign-in" href="login">sign in</a>.'
 _INTRODUCTION = "A small neural network says which of {count} things it shows: {classes}."
 _SHOWN = 20
 
 
-def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, login: Login | None = None) -> None:
+def mount_page(
+    app: FastAPI, service: Service, admission: Admission, metrics: Metrics, teacher: Teacher | None = None
+) -> None:
     """Makes the page what is at `/`; the application's own routes stay before it.
 
     Args:
         app: has its own routes already.
         service: answers pictures.
+        admission: says whose events are run; its login guards what changes something.
+        metrics: where open streams are counted.
         teacher: where visitors teach it; without one there is no tab for it.
-        login: guards what changes something; without one there are no tabs that could.
     """
-    page = GuardedBlocks(title=TITLE, analytics_enabled=False, delete_cache=(3600, 3600))
+    login = admission.login
+    page = GuardedBlocks(title=TITLE, analytics_enabled=False, admit=admission.check_event)
     with page:
-        _build_header(page, service)
+        _build_header(page, service, closed=admission.page_is_closed)
         build_choosing()
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
                 picture = build_classify(service)
-            if teacher is not None and login is not None:
+            if teacher is not None:
                 with gr.Tab("Teach", id="teach", elem_id="tab-teach"):
                     build_teach(service, teacher, login, picture)
-            if login is not None:
-                with gr.Tab("Model", id="model", elem_id="tab-model"):
-                    build_model(service, login)
+            with gr.Tab("Model", id="model", elem_id="tab-model"):
+                build_model(service, login)
     page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=8)
     # Gradio would make a table of the last 10,000 events after each of them, which takes tens of milliseconds.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
     max_file_bytes = MAX_BYTES if teacher is None else MAX_INCREMENT_BYTES
-    Uploads(max_file_bytes, page.upload_file_set).add_to(app)
+    Uploads(max_file_bytes, page.upload_file_set, admission, metrics).add_to(app)
     gr.mount_gradio_app(
         app,
         page,
         path="/",
         theme=THEME,
         css=CSS,
+        head=HEAD,
         max_file_size=max_file_bytes,
         footer_links=["api"],
         show_error=False,  # what is no sentence of ours stays in the log
@@ -85,6 +93,7 @@ def mount_page(app: FastAPI, service: Service, teacher: Teacher | None = None, l
     for kind in (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError, httpx.InvalidURL):
         mounted.app.add_exception_handler(kind, _on_misfit)  # type: ignore[attr-defined]
     warm_at_start(app, mounted.app)
+    mounted.app = Doors(mounted.app, page, login, metrics.page_streams)
 
 
 async def _on_misfit(request: Request, error: Exception) -> Response:
@@ -101,17 +110,20 @@ def _remember_descriptions(page: gr.Blocks) -> None:
         block.get_config = partial(dict, block.get_config())  # type: ignore[method-assign]  # a session changes its copy
 
 
-def _header(service: Service) -> str:
+def _header(service: Service, closed: bool) -> str:
     champion = service.champion
     *most, last = champion.serving.manifest.class_names if champion.ready else CLASS_NAMES
     shown = f"{', '.join(most)} or {last}" if len(most) < _SHOWN else f"{', '.join(most[:_SHOWN])} and others"
     count = {10: "ten"}.get(len(most) + 1, f"{len(most) + 1}")
-    return f"<h1>{TITLE}</h1><p>{_INTRODUCTION.format(count=count, classes=escape(shown))}</p>"
+    introduction = _INTRODUCTION.format(count=count, classes=escape(shown)) + (_CLOSED if closed else "")
+    return f"<h1>{TITLE}</h1><p>{introduction}</p>"
 
 
-def _build_header(page: gr.Blocks, service: Service) -> None:
-    header = gr.HTML(_header(service), elem_id="page-header")
-    page.load(lambda: _header(service), None, header, queue=False, show_progress="hidden", api_visibility="private")
+def _build_header(page: gr.Blocks, service: Service, *, closed: bool) -> None:
+    header = gr.HTML(_header(service, closed), elem_id="page-header")
+    page.load(
+        lambda: _header(service, closed), None, header, queue=False, show_progress="hidden", api_visibility="private"
+    )
     line = gr.HTML(status(service), js_on_load="element.setAttribute('aria-live', 'polite');", elem_id="status")
 
     def follow(before: str | None) -> object:

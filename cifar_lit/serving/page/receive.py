@@ -1,19 +1,16 @@
 """Takes in what visitors upload to the page, instead of Gradio, whose protocol this speaks.
 
-Gradio leaves the half of a file for ever if its sender goes, is too slow or the server is killed, and never removes
-what the server before had. Here each server has a folder in Gradio's that it holds locked:
+Gradio leaves the half of a file for ever if its sender goes or is too slow, and takes any number of files.
 
-    FOLDER/<token>/<token>/NAME   an upload, complete
+    FOLDER/<token>/NAME   an upload, complete
 
-What is not complete is removed when its request ends; uploads after an hour, or earlier if there are too many bytes of
-them; and the folders of servers that are gone when the next one starts.
+What is not complete is removed when its request ends; uploads after an hour, or earlier if there are too many of them
+or of their bytes. What is left when the server ends is `scratch`'s.
 """
 
 import asyncio
 import contextlib
 import errno
-import os
-import secrets
 import shutil
 import time
 from collections import OrderedDict
@@ -28,17 +25,20 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
-from cifar_lit.errors import CifarLitError, InputError, SettingError
-from cifar_lit.files import hold, try_lock
+from cifar_lit.errors import CifarLitError, InputError, OverloadedError
+from cifar_lit.serving.admission import Admission
+from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.replies import RequestError, reply, status_of
 from cifar_lit.serving.uploads import is_form, options_of
 
 LIFETIME_S = 3600.0
 MAX_KEPT_BYTES = 4 * 2**30
+MAX_KEPT_FILES = 1_024
+MAX_AT_ONCE = 16
+"""Forms that come at the same time."""
 PATH = "/gradio_api/upload"
 
-_OURS = "cifar_lit"
 _SWEEP_S = 600.0
 _LARGE_BYTES = 256 * 1024
 """After so much of an upload another thread writes it: the disk may be slow."""
@@ -54,15 +54,19 @@ class Uploads:
     Args:
         max_file_bytes: of one file.
         known: paths of complete uploads; Gradio hands those out that are in it.
+        admission: says whose are taken.
+        metrics: where they are counted.
     """
 
-    def __init__(self, max_file_bytes: int, known: set[str]) -> None:
+    def __init__(self, max_file_bytes: int, known: set[str], admission: Admission, metrics: Metrics) -> None:
         self._max_file_bytes = max_file_bytes
         self._known = known
+        self._admission = admission
+        self._metrics = metrics
+        self._num_coming = 0
         self._complete: OrderedDict[Path, tuple[float, int]] = OrderedDict()  # since when, and bytes; oldest first
         self._num_bytes = 0
         self._followed: OrderedDict[str, Progress] = OrderedDict()
-        self._folder: Path | None = None
 
     def add_to(self, app: FastAPI) -> None:
         """Adds the routes. To be called before the page is mounted."""
@@ -72,36 +76,14 @@ class Uploads:
 
         @contextlib.asynccontextmanager
         async def lifespan(app: FastAPI) -> AsyncIterator[Any]:
-            async with outer(app) as state, self._kept():
-                yield state
+            async with outer(app) as state:
+                sweeping = asyncio.create_task(self._sweep_now_and_then())
+                try:
+                    yield state
+                finally:
+                    sweeping.cancel()
 
         app.router.lifespan_context = lifespan
-
-    @contextlib.asynccontextmanager
-    async def _kept(self) -> AsyncIterator[None]:
-        """Uploads can be taken meanwhile.
-
-        Raises:
-            SettingError: Gradio's folder can't be written.
-        """
-        base = Path(get_upload_folder()) / _OURS
-        try:
-            folder, lock = await asyncio.to_thread(_own_folder, base)
-        except OSError as error:
-            raise SettingError(
-                f"{error.filename} can't be written ({error.strerror}), where uploads are kept. Name another folder in "
-                "GRADIO_TEMP_DIR."
-            ) from error
-        self._folder = folder
-        sweeping = asyncio.create_task(self._sweep_now_and_then())
-        try:
-            yield
-        finally:
-            sweeping.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await sweeping
-            await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-            os.close(lock)
 
     async def _sweep_now_and_then(self) -> None:
         while True:
@@ -109,10 +91,11 @@ class Uploads:
             await self._sweep()
 
     async def _sweep(self) -> None:
-        """Removes uploads that are too old, and the oldest if there are too many bytes of them."""
-        found = []
+        """Removes uploads that are too old, and the oldest if there are too many of them or of their bytes."""
+        found: list[Path] = []
         for path, (since, size) in self._complete.items():
-            if since > time.monotonic() - LIFETIME_S and self._num_bytes <= MAX_KEPT_BYTES:
+            few = self._num_bytes <= MAX_KEPT_BYTES and len(self._complete) - len(found) <= MAX_KEPT_FILES
+            if few and since > time.monotonic() - LIFETIME_S:
                 break
             found.append(path)
             self._num_bytes -= size
@@ -121,15 +104,23 @@ class Uploads:
             self._known.discard(str(path))
         for path in found:
             await asyncio.to_thread(shutil.rmtree, path.parent, ignore_errors=True)
+        self._metrics.kept_uploads.set(len(self._complete))
+        self._metrics.kept_upload_bytes.set(self._num_bytes)
 
     async def _receive(self, request: Request, upload_id: str = "") -> Response:
         progress = self._follow(upload_id)
+        self._num_coming += 1
         try:
+            self._admission.check_visitor(request)
+            if self._num_coming > MAX_AT_ONCE:
+                raise OverloadedError("Too many files are coming at once. Send it again a little later.")
             paths = await self._read(request, progress)
         except CifarLitError as error:  # in words alone: the page shows the body as it is
             return PlainTextResponse(str(error), status_of(error))
         finally:
+            self._num_coming -= 1
             progress.done = True
+        self._metrics.uploads.inc(len(paths))
         for path in paths:
             size = path.stat().st_size
             self._complete[path] = (time.monotonic(), size)
@@ -144,9 +135,9 @@ class Uploads:
         boundary = options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
         if not is_form(content_type) or not boundary:
             raise InputError("This is not a form with files.", "malformed")
-        if self._folder is None:
-            raise RequestError(503, "The server is starting. Send it again.", retry_after_s=1)
-        form = UploadForm(self._folder, self._max_file_bytes, progress)
+        folder = Path(get_upload_folder())
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        form = UploadForm(folder, self._max_file_bytes, progress)
         try:
             parser = MultipartParser(boundary, form.callbacks)
             async for chunk in request.stream():
@@ -199,22 +190,3 @@ async def _events(progress: Progress) -> AsyncIterator[bytes]:
 
 def _event(content: dict[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(content) + b"\n\n"
-
-
-def _own_folder(base: Path) -> tuple[Path, int]:
-    """A new folder that is locked until the descriptor is closed, or the process ends; those of others, if they have
-    ended, are removed."""
-    base.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with hold(base, 30, SettingError):
-        for path in base.iterdir():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                if try_lock(descriptor):
-                    shutil.rmtree(path, ignore_errors=True)
-            finally:
-                os.close(descriptor)
-        folder = base / secrets.token_hex(8)
-        folder.mkdir(mode=0o700)
-        lock = os.open(folder, os.O_RDONLY)
-        assert try_lock(lock)
-        return folder, lock

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 from gradio_client.utils import strip_invalid_filename_characters
 
 from cifar_lit.errors import InputError
-from cifar_lit.serving.uploads import options_of
+from cifar_lit.serving.uploads import MAX_FILES, options_of
 
 FIELD = "files"
 
@@ -79,6 +79,8 @@ class UploadForm:
     def on_headers_finished(self) -> None:
         options = options_of(self._disposition)
         if options.get(b"name") == FIELD.encode() and b"filename" in options:
+            if len(self.paths) == MAX_FILES:
+                raise InputError(f"The form has more than {MAX_FILES} files. Send the others in another.", "too_large")
             name = options[b"filename"].decode("utf-8", "replace").replace("\\", "/").rpartition("/")[2]
             place = self.folder / secrets.token_hex(16)
             place.mkdir()
