@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torchvision.datasets import CIFAR10
+from torchvision.datasets import CIFAR10, CIFAR100
 
 from cifar_lit.data import official
 from cifar_lit.errors import DataError
@@ -98,6 +98,12 @@ def test_published_checksums_are_those_torchvision_knows() -> None:
     assert (CIFAR10.url, CIFAR10.tgz_md5) == (official.URL, official.ARCHIVE_MD5)
     assert list(official.BATCH_MD5["train"].items()) == [tuple(entry) for entry in CIFAR10.train_list]
     assert list(official.BATCH_MD5["test"].items()) == [tuple(entry) for entry in CIFAR10.test_list]
+    files = official.CIFAR100
+    assert files.archive == CIFAR100.filename
+    assert files.folder == CIFAR100.base_folder
+    assert files.meta == (CIFAR100.meta["filename"], CIFAR100.meta["md5"], CIFAR100.meta["key"])
+    for split, entries in (("train", CIFAR100.train_list), ("test", CIFAR100.test_list)):
+        assert list(files.md5[split].items()) == [tuple(entry) for entry in entries]
 
 
 @pytest.mark.filterwarnings("error")
