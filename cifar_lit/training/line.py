@@ -73,7 +73,7 @@ def keep(datamodule: FinetuneDataModule, registry: Registry, max_mib: int) -> No
         target = store.path(each["sha256"])
         if not any(datamodule.rows[each["sha256"]].values()) or target.is_file() or not max_mib:
             continue
-        data = increment.read(path)
+        data = increment.read(path, datamodule.parent_classes)
         if sum(store.sizes().values()) + data.num_bytes > max_mib * 2**20:
             rank_zero_warn(
                 f"{path.name} is not kept to be replayed later: with it, {store.folder}/ would be larger than "
