@@ -105,14 +105,17 @@ def test_a_better_result_is_promoted(fit: Fit):
 
 @pytest.mark.parametrize(
     ("option", "value", "words"),
-    [("--data.num_synthetic", "300", "training data"), ("--data.split_seed", "7", "split seed")],
+    [
+        ("--data.num_synthetic", "300", "their training data differ"),
+        ("--data.split_seed", "7", "the seeds of their validation splits differ"),
+    ],
 )
 def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: str, value: str, words: str):
     fit("--model.optimizer.init_args.lr", "0.0")
     fit("--trainer.max_epochs", "4", option, value)
     manifest = Registry("checkpoints").get("v0002").manifest
     assert manifest.standing == "candidate"
-    assert f"champion v0001, whose {words} is another" in manifest.reason
+    assert f"it can't be compared with champion v0001: {words}" in manifest.reason
 
 
 @pytest.mark.parametrize(
