@@ -47,6 +47,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
     assert set(version.manifest.files) == {
         "README.md",
         "model.safetensors",
+        "model.onnx",
         "config.yaml",
         "report/metrics.json",
         "report/report.txt",

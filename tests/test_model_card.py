@@ -2,14 +2,12 @@
 
 import json
 import re
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
 from cifar_lit.cli import main
-from cifar_lit.registry import registry as registry_module
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
@@ -81,28 +79,6 @@ def test_an_old_version_is_whole_and_gets_its_card_by_upgrade(
     assert {name: old.manifest.files[name] for name in old.manifest.files}.items() <= upgraded.manifest.files.items()
     assert main(["versions", "upgrade", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {}
-
-
-@pytest.mark.parametrize("writes", [0, 1])
-def test_a_crash_while_upgrading_leaves_the_version_whole(
-    publish, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
-) -> None:
-    without_card(registry, publish(promote=True))
-    real, left = registry_module.replace_synced, [writes]
-
-    def crash(path: Path, data: bytes) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(path, data)
-
-    monkeypatch.setattr(registry_module, "replace_synced", crash)
-    with pytest.raises(KeyboardInterrupt):
-        registry.add_cards()
-    monkeypatch.undo()
-    assert registry.verify() == {"v0001": None}
-    assert registry.add_cards() == ["v0001"]
-    assert registry.verify() == {"v0001": None}
 
 
 def test_an_altered_card_is_noticed(publish, registry: Registry) -> None:

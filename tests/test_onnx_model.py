@@ -2,6 +2,7 @@
 
 import builtins
 import json
+import threading
 import warnings
 from pathlib import Path
 from typing import Any
@@ -98,6 +99,24 @@ def test_a_network_that_onnx_cannot_say_is_refused(network: Network, monkeypatch
 
     monkeypatch.setattr(torch.onnx, "export", refuse)
     with pytest.raises(onnx_model.ExportError, match=r"torch could not export .* \(no such operator\)"):
+        onnx_model.dump(network, CLASS_NAMES, IMAGES)
+
+
+@pytest.mark.parametrize("fault", [KeyError("wing"), AttributeError("no wing"), NotImplementedError("wings")])
+def test_whatever_anybodys_network_raises_is_one_error(
+    network: Network, monkeypatch: pytest.MonkeyPatch, fault: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(type(network), "logits", fail)
+    with pytest.raises(onnx_model.ExportError, match="torch could not export the network as ONNX"):
+        onnx_model.dump(network, CLASS_NAMES, IMAGES)
+
+
+def test_a_network_that_can_not_be_copied_is_refused(network: Network) -> None:
+    network.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(onnx_model.ExportError, match="torch could not export .*pickle"):
         onnx_model.dump(network, CLASS_NAMES, IMAGES)
 
 

@@ -14,6 +14,7 @@ from cifar_lit.cli import main
 from cifar_lit.errors import VersionDamagedError
 from cifar_lit.interop import onnx_model
 from cifar_lit.registry import registry as registry_module
+from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import load_network
@@ -80,10 +81,13 @@ def test_an_upgrade_leaves_a_damaged_version_and_says_which(
 
 
 @pytest.mark.parametrize("writes", [0, 1])
-def test_a_crash_while_a_graph_is_added_leaves_the_version_whole(
-    publish, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
+@pytest.mark.parametrize("name", [ONNX, CARD])
+def test_a_crash_while_a_file_is_added_leaves_the_version_whole(
+    publish, registry: Registry, monkeypatch: pytest.MonkeyPatch, name: str, writes: int
 ) -> None:
-    of_old_release(publish(promote=True))
+    version = publish(promote=True)
+    (version.path / name).unlink()
+    edit(version.path, lambda manifest: manifest["files"].pop(name))
     real, left = registry_module.replace_synced, [writes]
 
     def crash(path: Path, data: bytes) -> None:
@@ -94,12 +98,12 @@ def test_a_crash_while_a_graph_is_added_leaves_the_version_whole(
 
     monkeypatch.setattr(registry_module, "replace_synced", crash)
     with pytest.raises(KeyboardInterrupt):
-        registry.add_file("v0001", ONNX, b"a graph")
+        registry.add_file("v0001", name, b"new")
     monkeypatch.undo()
     assert registry.verify() == {"v0001": None}
-    assert ONNX not in registry.resolve("latest").manifest.files
-    registry.add_file("v0001", ONNX, b"a graph")
-    assert registry.resolve("v0001").read(ONNX) == b"a graph"
+    assert name not in registry.resolve("latest").manifest.files
+    registry.add_file("v0001", name, b"new")
+    assert registry.resolve("v0001").read(name) == b"new"
 
 
 def test_a_damaged_version_gets_no_file(publish, registry: Registry) -> None:

@@ -2,11 +2,13 @@
 
 import argparse
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.errors import RegistryError
+from cifar_lit.registry import model_card
 from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, Version
@@ -128,15 +130,12 @@ def _accept(registry: Registry, namespace: argparse.Namespace) -> int:
 
 
 def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
-    done = {version_id: [CARD] for version_id in registry.add_cards()}
+    done: dict[str, list[str]] = {}
     for version in registry.versions():
-        if ONNX not in version.manifest.files:
-            from cifar_lit.interop.onnx_model import (
-                of_version,
-            )  # here, as it needs torch: an upgraded registry does not
-
-            registry.add_file(version.id, ONNX, of_version(version))
-            done.setdefault(version.id, []).append(ONNX)
+        for name, make in _ADDED.items():
+            if name not in version.manifest.files:
+                registry.add_file(version.id, name, make(version))
+                done.setdefault(version.id, []).append(name)
     if namespace.json:
         print_json(done)
         return 0
@@ -145,6 +144,20 @@ def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
     if not done:
         print(f"Every version has its {CARD} and its {ONNX}.")
     return 0
+
+
+def _card(version: Version) -> bytes:
+    return model_card.render(version.manifest)
+
+
+def _graph(version: Version) -> bytes:
+    from cifar_lit.interop.onnx_model import of_version  # here, as it needs torch: other actions do not
+
+    return of_version(version)
+
+
+_ADDED: dict[str, Callable[[Version], bytes]] = {CARD: _card, ONNX: _graph}
+"""What newer releases keep of a version, by file."""
 
 
 def _verify(registry: Registry, namespace: argparse.Namespace) -> int:

@@ -21,6 +21,7 @@ import cifar_lit
 from cifar_lit.data import synthetic
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import CifarLitError, VersionDamagedError
+from cifar_lit.extras import missing
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import describe, load_network
@@ -79,7 +80,6 @@ def dump(
         ExportError: it can't be exported, the answers differ by more than `MAX_DIFFERENCE`, or onnx or onnxscript is
             not installed.
     """
-    pixels_in = _FromPixels(copy.deepcopy(network).cpu(), temperature).eval()
     told = {
         "class_names": json.dumps(list(class_names)),
         "network": json.dumps(describe(network)["network"]),
@@ -88,12 +88,16 @@ def dump(
         **(metadata or {}),
     }
     try:
+        pixels_in = _FromPixels(copy.deepcopy(network).cpu(), temperature).eval()
         data = _exported(pixels_in, told)
         difference = _compare(pixels_in, data, images.cpu())
     except ModuleNotFoundError as error:
-        raise ExportError(
-            f"ONNX needs {error.name}, which is not installed: pip install 'cifar-lit[train]'."
-        ) from error
+        raise ExportError(str(missing(error.name, "ONNX") or error)) from error
+    except ExportError:
+        raise
+    except Exception as error:  # the network may be anybody's code
+        detail = " ".join(str(error).split())[:300]
+        raise ExportError(f"torch could not export the network as ONNX ({detail}).") from error
     if not difference <= MAX_DIFFERENCE:
         raise ExportError(
             f"ONNX Runtime's probabilities differ from PyTorch's by up to {difference:.2g}, expected "
@@ -132,30 +136,24 @@ def _exported(network: nn.Module, metadata: Mapping[str, str]) -> bytes:
     import onnx
     import onnxscript  # noqa: F401 (torch's exporter names it only in the middle of a long error)
 
-    example = torch.zeros(2, 32, 32, 3, dtype=torch.uint8)
-    try:
-        with _hushed():
-            program = torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                input_names=[INPUT],
-                output_names=OUTPUTS,
-                dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
-                verbose=False,
-            )
-        assert program is not None  # of an export to memory
-        model = program.model_proto
-        _strip(model)
-        onnx.helper.set_model_props(model, dict(metadata))
-        model.doc_string = _DOC.format(", ".join(json.loads(metadata["class_names"])))
-        model.producer_name, model.producer_version = "cifar_lit", cifar_lit.__version__
-        onnx.checker.check_model(model, full_check=True)
-        return bytes(model.SerializeToString(deterministic=True))
-    except (RuntimeError, ValueError, TypeError, onnx.checker.ValidationError) as error:
-        raise ExportError(
-            f"torch could not export the network as ONNX ({' '.join(str(error).split())[:300]})."
-        ) from error
+    with _hushed():
+        program = torch.onnx.export(
+            network,
+            (torch.zeros(2, 32, 32, 3, dtype=torch.uint8),),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=OUTPUTS,
+            dynamic_shapes={INPUT: {0: torch.export.Dim("batch")}},
+            verbose=False,
+        )
+    assert program is not None  # of an export to memory
+    model = program.model_proto
+    _strip(model)
+    onnx.helper.set_model_props(model, dict(metadata))
+    model.doc_string = _DOC.format(", ".join(json.loads(metadata["class_names"])))
+    model.producer_name, model.producer_version = "cifar_lit", cifar_lit.__version__
+    onnx.checker.check_model(model, full_check=True)
+    return bytes(model.SerializeToString(deterministic=True))
 
 
 def _strip(model: Any) -> None:

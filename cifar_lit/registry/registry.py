@@ -292,25 +292,6 @@ class Registry:
             replace_synced(version.path / MANIFEST, manifest.to_json())
             return Version(version.path, manifest)
 
-    def add_cards(self) -> list[str]:
-        """Gives a model card to versions that were made before there were any, and returns their ids.
-
-        Raises:
-            RegistryError: one can't be written; the versions before it have theirs, the others are as they were.
-        """
-        done = []
-        with self._explained("model cards are missing"), self._locked():
-            for version in self.versions():
-                if CARD in version.manifest.files:
-                    continue
-                version.verify()
-                manifest, card = _with_card(version.manifest)
-                # A crash in between leaves a card that nobody vouches for, which does not damage the version.
-                replace_synced(version.path / CARD, card)
-                replace_synced(version.path / MANIFEST, manifest.to_json())
-                done.append(version.id)
-        return done
-
     def add_file(self, version_id: str, name: str, data: bytes) -> Version:
         """Adds what newer releases keep of a version to one that was made before.
 
