@@ -172,8 +172,11 @@ def test_the_oldest_uploads_go_if_there_are_too_many(url: str, monkeypatch: pyte
     assert [path.parent.exists() for path in paths] == [False, False, True, True, True]
 
 
-def test_too_many_forms_at_once_are_turned_away(url: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(receive, "MAX_AT_ONCE", 1)
+@pytest.mark.parametrize("limit", ["MAX_AT_ONCE", "MAX_AT_ONCE_OF_ADDRESS"])
+def test_too_many_forms_at_once_are_turned_away(
+    url: str, folder: Path, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(receive, limit, 1)
     before = kept(folder)
     with connected(url) as connection:
         connection.send(head(f"POST {PATH}", FORM, "Content-Length: 99999") + BEGIN + bytes(50_000))

@@ -57,7 +57,7 @@ def run(app: FastAPI, host: str, port: int, *, proxies: Sequence[str] = ()) -> N
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(server.serve([listener]))
         finally:
-            gc.unfreeze()
+            gc.freeze()  # the process ends: looking through all that is left takes seconds, and frees nothing
 
 
 def _listen(host: str, port: int) -> socket.socket:

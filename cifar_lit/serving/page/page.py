@@ -110,7 +110,7 @@ def _remember_descriptions(page: gr.Blocks) -> None:
         block.get_config = partial(dict, block.get_config())  # type: ignore[method-assign]  # a session changes its copy
 
 
-def _header(service: Service, closed: bool) -> str:
+def _header(service: Service, *, closed: bool = False) -> str:
     champion = service.champion
     *most, last = champion.serving.manifest.class_names if champion.ready else CLASS_NAMES
     shown = f"{', '.join(most)} or {last}" if len(most) < _SHOWN else f"{', '.join(most[:_SHOWN])} and others"
@@ -120,9 +120,14 @@ def _header(service: Service, closed: bool) -> str:
 
 
 def _build_header(page: gr.Blocks, service: Service, *, closed: bool) -> None:
-    header = gr.HTML(_header(service, closed), elem_id="page-header")
+    header = gr.HTML(_header(service, closed=closed), elem_id="page-header")
     page.load(
-        lambda: _header(service, closed), None, header, queue=False, show_progress="hidden", api_visibility="private"
+        lambda: _header(service, closed=closed),
+        None,
+        header,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
     )
     line = gr.HTML(status(service), js_on_load="element.setAttribute('aria-live', 'polite');", elem_id="status")
 

@@ -13,7 +13,7 @@ import contextlib
 import errno
 import shutil
 import time
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from python_multipart.multipart import MultipartParser
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from cifar_lit.errors import CifarLitError, InputError, OverloadedError
-from cifar_lit.serving.admission import Admission
+from cifar_lit.serving.admission import Admission, address_of
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.replies import RequestError, reply, status_of
@@ -35,7 +35,7 @@ from cifar_lit.serving.uploads import is_form, options_of
 LIFETIME_S = 3600.0
 MAX_KEPT_BYTES = 4 * 2**30
 MAX_KEPT_FILES = 1_024
-MAX_AT_ONCE = 16
+MAX_AT_ONCE, MAX_AT_ONCE_OF_ADDRESS = 32, 8
 """Forms that come at the same time."""
 PATH = "/gradio_api/upload"
 
@@ -63,7 +63,7 @@ class Uploads:
         self._known = known
         self._admission = admission
         self._metrics = metrics
-        self._num_coming = 0
+        self._coming: Counter[str] = Counter()  # forms, by address
         self._complete: OrderedDict[Path, tuple[float, int]] = OrderedDict()  # since when, and bytes; oldest first
         self._num_bytes = 0
         self._followed: OrderedDict[str, Progress] = OrderedDict()
@@ -109,16 +109,17 @@ class Uploads:
 
     async def _receive(self, request: Request, upload_id: str = "") -> Response:
         progress = self._follow(upload_id)
-        self._num_coming += 1
+        address = address_of(request)
+        self._coming[address] += 1
         try:
             self._admission.check_visitor(request)
-            if self._num_coming > MAX_AT_ONCE:
+            if self._coming.total() > MAX_AT_ONCE or self._coming[address] > MAX_AT_ONCE_OF_ADDRESS:
                 raise OverloadedError("Too many files are coming at once. Send it again a little later.")
             paths = await self._read(request, progress)
         except CifarLitError as error:  # in words alone: the page shows the body as it is
             return PlainTextResponse(str(error), status_of(error))
         finally:
-            self._num_coming -= 1
+            self._coming -= Counter([address])
             progress.done = True
         self._metrics.uploads.inc(len(paths))
         for path in paths:
