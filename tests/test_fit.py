@@ -51,6 +51,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
         "report/metrics.json",
         "report/report.txt",
         "report/confusion_matrix.png",
+        "report/calibration.png",
         "report/curves.png",
     }
     assert {"val/acc", "test/acc", "test/precision", "test/recall", "test/f1", "test/loss"} <= set(

@@ -41,8 +41,9 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
     about = "load a version with a network of your own though its source file has changed"
     add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
-    about = "add what newer releases keep of a version: its model card, and its ONNX graph (needs the extra [train])"
-    add("upgrade", _upgrade, about)
+    about = "add what newer releases keep of a version: model card, ONNX graph, temperature (both need the extra [train])"
+    upgrade = add("upgrade", _upgrade, about)
+    upgrade.add_argument("--data.root", dest="data_root", metavar="DIR", help="the data of the versions: fits temperatures")
     add("verify", _verify, "check every file of every version against its hash")
     about = "list what is kept of the increments that versions have learned, or drop it"
     add("increments", _increments, about).add_argument(
@@ -137,6 +138,11 @@ def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
 
             registry.add_file(version.id, ONNX, of_version(version))
             done.setdefault(version.id, []).append(ONNX)
+    if namespace.data_root is not None:
+        from cifar_lit.training.calibrate import calibrate_all
+
+        for version in calibrate_all(registry, namespace.data_root):
+            done.setdefault(version.id, []).append(f"temperature {version.manifest.temperature:.4f}")
     if namespace.json:
         print_json(done)
         return 0

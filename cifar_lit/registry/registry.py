@@ -298,18 +298,33 @@ class Registry:
         Raises:
             RegistryError: one can't be written; the versions before it have theirs, the others are as they were.
         """
-        done = []
-        with self._explained("model cards are missing"), self._locked():
-            for version in self.versions():
-                if CARD in version.manifest.files:
-                    continue
-                version.verify()
-                manifest, card = _with_card(version.manifest)
-                # A crash in between leaves a card that nobody vouches for, which does not damage the version.
-                replace_synced(version.path / CARD, card)
-                replace_synced(version.path / MANIFEST, manifest.to_json())
-                done.append(version.id)
-        return done
+        return [self.amend(version.id).id for version in self.versions() if CARD not in version.manifest.files]
+
+    def amend(self, version_id: str, files: Mapping[str, bytes] | None = None, **changes: Any) -> Version:
+        """Enters what was found out about a version later, and writes its model card anew.
+
+        Args:
+            version_id: an id.
+            files: content of the files to add or to replace, which must be such as an upgrade may write.
+            changes: fields of the manifest, with their new values.
+
+        Raises:
+            RegistryError: it can't be written; the version is whole all the same.
+            VersionDamagedError: it is not whole, and was not changed.
+        """
+        with self._explained(f"{version_id} was not amended"), self._locked():
+            version = self.get(version_id)
+            version.verify()
+            added = dict(files or {})
+            hashes = version.manifest.files | {name: hashlib.sha256(data).hexdigest() for name, data in added.items()}
+            manifest, added[CARD] = _with_card(replace(version.manifest, **changes, files=hashes))
+            # A crash in between leaves files that nobody vouches for, which does not damage the version.
+            kept = {name: value for name, value in version.manifest.files.items() if name not in added}
+            replace_synced(version.path / MANIFEST, replace(version.manifest, files=kept).to_json())
+            for name, data in added.items():
+                replace_synced(version.path / name, data)
+            replace_synced(version.path / MANIFEST, manifest.to_json())
+            return Version(version.path, manifest)
 
     def add_file(self, version_id: str, name: str, data: bytes) -> Version:
         """Adds what newer releases keep of a version to one that was made before.

@@ -61,6 +61,7 @@ def load_network(version: Version, device: torch.device | str = "cpu") -> Networ
             f"{version.path}: the weights do not fit the network of the manifest ({' '.join(detail.split()):.300}). "
             "Restore the version from a copy, or use another."
         ) from error
+    network.temperature = manifest.temperature
     return network.to(device).eval()
 
 

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import CifarLitError, SettingError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.calibration import at_temperature
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
@@ -293,7 +294,8 @@ class FitCLI(LightningCLI):
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
         if self._run_folder is not None:
-            grid = plots.sample_grid(self.datamodule.test_set.images, test, f"{version.id} on the test set")
+            served = at_temperature(test, version.manifest.temperature)
+            grid = plots.sample_grid(self.datamodule.test_set.images, served, f"{version.id} on the test set")
             Path(self._run_folder, "samples.png").write_bytes(grid)
             print(f"Logs, checkpoints to resume from, sample images: {self._run_folder}")
 
