@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import register_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
@@ -29,6 +30,7 @@ from cifar_lit.models.own_network import check_describable
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
 from cifar_lit.seeding import global_seed
+from cifar_lit.training.averaging import WarnOfSlowAverage
 from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO
 from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.compilation import CompileMode, CompileStep, first_line
@@ -104,6 +106,7 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         hush_lightning()
+        register_type(torch.device, fail_already_registered=False)  # a default of Lightning's callbacks
         super().__init__(
             Classifier,
             CIFAR10DataModule,
@@ -199,7 +202,7 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         configured = self._get(self.config_init, "trainer")
-        callbacks = [*(configured.callbacks or []), StopOnInterrupt(), LeanSteps()]
+        callbacks = [*(configured.callbacks or []), StopOnInterrupt(), LeanSteps(), WarnOfSlowAverage()]
         mode = self._get(self.config_init, "compile")
         if mode is not None:
             callbacks.append(StepGraph() if mode == "step-graph" else CompileStep(mode))
