@@ -20,7 +20,7 @@ from cifar_lit.training.averaging import ends_with_average
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 
-_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "val/precision", "val/recall", "val/f1")
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "val/precision", "val/recall", "val/f1")
 
 Mode = Literal["min", "max"]
 
@@ -56,8 +56,8 @@ class BestCheckpoint(Checkpoint):
         every_n_seconds: float = 10.0,
         write: bool = True,
     ) -> None:
-        if monitor is not None and monitor not in _METRICS:
-            raise SettingError(f"best.monitor is {monitor!r}, expected one of: {', '.join(_METRICS)}.")
+        if monitor is not None and monitor not in METRICS:
+            raise SettingError(f"best.monitor is {monitor!r}, expected one of: {', '.join(METRICS)}.")
         if every_n_seconds < 0:
             raise SettingError(f"every_n_seconds is {every_n_seconds}, expected 0 or more.")
         self.monitor = monitor

@@ -36,6 +36,7 @@ from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.compilation import CompileMode, CompileStep, first_line
 from cifar_lit.training.fit_options import (
     as_list,
+    check_plateau,
     loggers,
     newest_checkpoint,
     refuse_lost_results,
@@ -163,7 +164,9 @@ class FitCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it without being asked
             if trainer.benchmark is None:
                 trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
-        if not self.config.fit.data.val_fraction or trainer.limit_val_batches == 0:
+        validates = bool(self.config.fit.data.val_fraction) and trainer.limit_val_batches != 0
+        check_plateau(self.config.fit.model, validates=validates)
+        if not validates:
             # No validation decides what is kept: the last epoch is.
             self.config.fit.best.monitor = None
             self.config.fit.early_stopping.monitor = "train/loss"
@@ -228,6 +231,17 @@ class FitCLI(LightningCLI):
             rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
         if trainer.world_size > 1:
             rank_zero_info(several_devices(trainer.world_size, self.datamodule.batch_size))
+
+    def fit(self, **arguments: Any) -> None:
+        """Trains.
+
+        Raises:
+            SettingError: Lightning finds only now that the options do not go together.
+        """
+        try:
+            self.trainer.fit(**arguments)
+        except MisconfigurationException as error:
+            raise SettingError(f"These options can't be used together: {first_line(error)}") from error
 
     def after_fit(self) -> None:
         self._run_folder = self.trainer.log_dir  # asked of all processes together
