@@ -15,6 +15,7 @@ from cifar_lit.extras import missing
 
 _COMMANDS = {
     "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
+    "sweep": ("cifar_lit.commands.sweep", "train with several seeds and settings, and compare them"),
     "finetune": ("cifar_lit.commands.finetune", "learn new images from npz files; a gate decides about the result"),
     "validate": ("cifar_lit.commands.evaluate", "measure a version on the validation images"),
     "test": ("cifar_lit.commands.evaluate", "measure a version on the test images"),
