@@ -19,6 +19,7 @@ _COMMANDS = {
     "finetune": ("cifar_lit.commands.finetune", "learn new images from npz files; a gate decides about the result"),
     "validate": ("cifar_lit.commands.evaluate", "measure a version on the validation images"),
     "test": ("cifar_lit.commands.evaluate", "measure a version on the test images"),
+    "compare": ("cifar_lit.commands.compare", "two versions on the same images: paired test, classes, calibration"),
     "predict": ("cifar_lit.commands.predict", "classify image files and folders"),
     "export": ("cifar_lit.commands.export", "write a version as npz, safetensors, Keras or ONNX"),
     "import": ("cifar_lit.commands.import_model", "make a version of a Keras model or of a file of weights"),
