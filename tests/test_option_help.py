@@ -100,3 +100,22 @@ def test_help_of_one_class_lists_its_arguments(capsys) -> None:
         main(["fit", "--model.optimizer.help=Muon"])
     assert ended.value.code == 0
     assert "--model.optimizer.momentum" in capsys.readouterr().out
+
+
+def test_help_of_fit_begins_with_a_screen_for_people(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["fit", "--help"])
+    assert ended.value.code == 0
+    screen, _, options = capsys.readouterr().out.partition("\nAll options\n")
+    assert len(screen.splitlines()) <= 32
+    assert max(map(len, screen.splitlines())) <= 120
+    for words in (
+        "--data.root DIR",
+        "--ckpt_path last",
+        "  Muon     Momentum",
+        "  OneCycle  Warms up",
+        "  WhitenedCNN",
+    ):
+        assert words in screen
+    assert "--trainer.gradient_clip_val" in options
+    assert "usage:" not in options

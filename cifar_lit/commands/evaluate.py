@@ -22,7 +22,7 @@ from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop.model import Model, load_model
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.fit import hush_lightning
+from cifar_lit.training.hush import hush_lightning
 
 _SPLITS = {"validate": "val", "test": "test"}
 _TRAINER_DEFAULTS = {

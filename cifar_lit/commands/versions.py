@@ -41,9 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
     about = "load a version with a network of your own though its source file has changed"
     add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
-    about = "add what newer releases keep of a version: model card, ONNX graph, temperature (both need the extra [train])"
-    upgrade = add("upgrade", _upgrade, about)
-    upgrade.add_argument("--data.root", dest="data_root", metavar="DIR", help="the data of the versions: fits temperatures")
+    about = "add what newer releases keep of a version: model card, ONNX graph, temperature (needs [train])"
+    add("upgrade", _upgrade, about).add_argument(
+        "--data.root", dest="data_root", metavar="DIR", help="data set of the versions, to fit temperatures to"
+    )
     add("verify", _verify, "check every file of every version against its hash")
     about = "list what is kept of the increments that versions have learned, or drop it"
     add("increments", _increments, about).add_argument(

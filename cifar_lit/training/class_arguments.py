@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 from jsonargparse import ArgumentParser
 from jsonargparse import _typehints as typehints
 from jsonargparse._actions import _ActionHelpClassPath
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -25,7 +26,7 @@ from cifar_lit.models.optimizers import Muon, MuonSGD
 from cifar_lit.models.own_network import as_network, make_working_folder_importable
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.registry.shipped import config_path
-from cifar_lit.training.option_help import classes_help, one_line, with_subcommands
+from cifar_lit.training.option_help import classes_help, fit_screen, one_line, with_subcommands
 
 OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
 
@@ -61,6 +62,17 @@ class ClassArgumentParser(ArgumentParser):
         if not self.exit_on_error:
             super().error(message, ex)
         self.exit(2, f"error: {one_line(self, message)}\n")
+
+
+class FitParser(ClassArgumentParser, LightningArgumentParser):
+    """The parser of `cifar-lit fit`, whose help begins with a screen for people."""
+
+    def format_help(self, *args: Any, **kwargs: Any) -> str:
+        text: str = super().format_help(*args, **kwargs)
+        if not self.prog.endswith("fit"):
+            return text
+        _, _, options = text.partition("\n\n")  # the usage names every option once more
+        return f"{fit_screen(list(OURS.values()))}\nAll options\n\n{options}"
 
 
 def _with_config_paths(args: Sequence[str]) -> list[str]:

@@ -8,6 +8,9 @@ from collections.abc import Iterable, Sequence
 from jsonargparse import ArgumentParser
 from jsonargparse._typehints import ActionTypeHint, get_all_subclass_paths
 from jsonargparse._util import import_object
+from torch.nn import Module
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: -*|option '|Key ')([\w.]+)")
 _KEY = re.compile(r'Parser key "([\w.]+)"')
@@ -20,6 +23,35 @@ _GOT = re.compile(r"(?:Got|Given) value: (.*)")
 _MAX_CHARACTERS = 400
 _NOT_GIVEN = ("params", "optimizer", "args", "kwargs")
 """What a class gets from its maker, not from the command line."""
+
+
+_FIT = """\
+usage: cifar-lit fit --config FILE [options]
+
+Train a network on CIFAR-10, keep its best epoch, and make it a version.
+
+  cifar-lit fit --config configs/smoke.yaml                      try it without data, in seconds
+  cifar-lit fit --config configs/default.yaml --data.root DIR    the best result for a CPU
+
+  --config FILE          options as YAML, such as configs/*.yaml; later ones and the command line overrule it
+  --data.root DIR        CIFAR-10: the official files, or folders {train,test}/<class>/
+  --data.batch_size N    images a step                     --trainer.max_epochs N   passes over the images
+  --seed_everything N    of all random choices             --trainer.devices N      processes or GPUs
+  --best.monitor METRIC  decides which epoch is kept       --ckpt_path last         go on with the newest run
+  --registry DIR         where the version goes            --print_config           show all options and end
+  --model.optimizer CLASS --model.optimizer.lr 0.1         a class and its arguments; so for all that is a CLASS
+  --model.optimizer.help [CLASS]                           which classes there are, or the arguments of one
+"""
+
+
+def fit_screen(ours: Sequence[type]) -> str:
+    """What `cifar-lit fit --help` begins with: usual options, and our classes with a line each."""
+    kinds: dict[str, list[type]] = {
+        "--model.network": [each for each in ours if issubclass(each, Module)],
+        "--model.optimizer, beside torch's": [each for each in ours if issubclass(each, Optimizer)],
+        "--model.lr_scheduler, beside torch's": [each for each in ours if issubclass(each, LRScheduler)],
+    }
+    return _FIT + "".join(f"\n{title}\n{class_lines(classes)}\n" for title, classes in kinds.items())
 
 
 def one_line(parser: ArgumentParser, message: str) -> str:
