@@ -43,8 +43,8 @@ from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
 from cifar_lit.training.blend import Given, Judged
 from cifar_lit.training.finetune import judges, learn
-from cifar_lit.training.fit import hush_lightning
 from cifar_lit.training.gate import Gate
+from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.precision import best_precision
 
 HERE = Path(__file__).parent

@@ -32,7 +32,7 @@ from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.training.blend import Given
-from cifar_lit.training.fit import hush_lightning
+from cifar_lit.training.hush import hush_lightning
 
 HERE = Path(__file__).parent
 NUM_MEASURED = 500

@@ -49,7 +49,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.training.finetune import finetune
-from cifar_lit.training.fit import hush_lightning
+from cifar_lit.training.hush import hush_lightning
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "generations.json"

@@ -127,7 +127,8 @@ def load_predictor(reference: str, registry: Registry) -> Predictor:
 
     model = load_file(Path(reference))
     graph, _ = onnx_model.dump(model.network, model.class_names, onnx_model.some_images())
-    return Predictor(graph, model.class_names, model.name, threads=_ALL_CORES)
+    temperature = model.network.temperature
+    return Predictor(graph, model.class_names, model.name, temperature=temperature, threads=_ALL_CORES)
 
 
 def versions(registry: _Path | None = None) -> list[Version]:

@@ -15,9 +15,11 @@ from cifar_lit.extras import missing
 
 _COMMANDS = {
     "fit": ("cifar_lit.commands.fit", "train a network and make the result a version"),
+    "sweep": ("cifar_lit.commands.sweep", "train with several seeds and settings, and compare them"),
     "finetune": ("cifar_lit.commands.finetune", "learn new images from npz files; a gate decides about the result"),
     "validate": ("cifar_lit.commands.evaluate", "measure a version on the validation images"),
     "test": ("cifar_lit.commands.evaluate", "measure a version on the test images"),
+    "compare": ("cifar_lit.commands.compare", "two versions on the same images: paired test, classes, calibration"),
     "predict": ("cifar_lit.commands.predict", "classify image files and folders"),
     "export": ("cifar_lit.commands.export", "write a version as npz, safetensors, Keras or ONNX"),
     "import": ("cifar_lit.commands.import_model", "make a version of a Keras model or of a file of weights"),

@@ -64,15 +64,19 @@ def write_tree(folder: Path, files: Mapping[str, bytes]) -> None:
 
 def replace_synced(path: Path, data: bytes) -> None:
     """Replaces a file in one step: a reader sees the old content or the new."""
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        write_synced(temporary, data)
-        os.replace(temporary, path)
+        write_synced(temporary(path), data)
+        os.replace(temporary(path), path)
     except OSError:
         with suppress(OSError):
-            temporary.unlink()
+            temporary(path).unlink()
         raise
     sync_folder(path.parent)
+
+
+def temporary(path: Path) -> Path:
+    """Where `replace_synced` writes first."""
+    return path.with_name(f".{path.name}.tmp")
 
 
 def append_line(path: Path, line: bytes) -> None:

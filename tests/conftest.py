@@ -55,6 +55,7 @@ def publish(registry: Registry) -> Callable[..., Version]:
         seed: int = 0, *, promote: bool = False, parent: str | None = None, temperature: float = 1.0
     ) -> Version:
         network = tiny_network(seed)
+        network.temperature = temperature
         about = About(
             **describe(network),
             class_names=list(CLASS_NAMES),
@@ -69,7 +70,6 @@ def publish(registry: Registry) -> Callable[..., Version]:
             code={"cifar_lit": "0", "torch": "0"},
             training={"epochs": 3},
             parent=parent,
-            temperature=temperature,
         )
         files = {
             WEIGHTS: dump(network),

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, StochasticWeightAveraging
 from torch.optim import AdamW
 
+from cifar_lit.cifar10 import MEAN, STD
 from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.classifier import Classifier
-from cifar_lit.models.networks import ThreeBlockCNN
+from cifar_lit.models.networks import Network, ThreeBlockCNN
 from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO, mode_of
 
 
@@ -31,6 +32,28 @@ class SpoilFrom(Callback):
             weight.data.normal_()
         if self.error is not None:
             raise self.error
+
+
+class Flat(Network):
+    """A network without batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__({}, MEAN, STD)
+        self.head = torch.nn.Linear(3 * 32 * 32, 10)
+
+    def logits(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(images.flatten(1))
+        return logits
+
+
+class Recorder(Callback):
+    """The head's weights at the start of each epoch, before any other callback changes them."""
+
+    def __init__(self) -> None:
+        self.heads: list[torch.Tensor] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.heads.append(pl_module.network.head.weight.detach().clone())
 
 
 def make(seed: int = 0) -> tuple[Classifier, CIFAR10DataModule]:
@@ -98,6 +121,30 @@ def test_averaged_weights_are_restored_where_weights_are_averaged(tmp_path: Path
     assert val_loss(classifier, data) == pytest.approx(classifier.history[2]["val/loss"], abs=1e-5)
     kept = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
     assert torch.equal(kept["network.head.weight"], classifier.network.head.weight)
+
+
+@pytest.mark.parametrize("use_batch_norm", [True, False])
+def test_the_average_of_the_last_epochs_is_kept_in_place_of_the_best(use_batch_norm: bool, tmp_path: Path):
+    classifier, data = make()
+    if not use_batch_norm:
+        classifier.network = Flat()
+    seen = Recorder()
+    average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=2, annealing_epochs=1)
+    best = train(classifier, data, tmp_path, SpoilFrom(2), average, seen, epochs=4)
+    mean = torch.stack(seen.heads[1:4]).mean(0)
+    torch.testing.assert_close(classifier.network.head.weight.detach(), mean)
+    assert best.best_epoch == (4 if use_batch_norm else 3)
+    if use_batch_norm:  # what was validated last is the average
+        assert val_loss(classifier, data) == pytest.approx(classifier.history[4]["val/loss"], abs=1e-5)
+    kept = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
+    assert torch.equal(kept["network.head.weight"], classifier.network.head.weight)
+
+
+def test_averaging_that_was_cut_short_keeps_the_best_epoch(tmp_path: Path):
+    classifier, data = make()
+    average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=4)
+    best = train(classifier, data, tmp_path, SpoilFrom(2), average, EarlyStopping("val/loss", patience=1), epochs=9)
+    assert best.best_epoch == 1
 
 
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path):

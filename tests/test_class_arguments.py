@@ -74,6 +74,7 @@ def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys):
         ("optimizer", "MuonSGD", "cifar_lit.models.optimizers.MuonSGD"),
         ("optimizer", "SGD", "torch.optim.SGD"),
         ("lr_scheduler", "OneCycle", "cifar_lit.models.schedules.OneCycle"),
+        ("lr_scheduler", "ReduceLROnPlateau", "torch.optim.lr_scheduler.ReduceLROnPlateau"),
         ("network", "WhitenedCNN", "cifar_lit.models.whitened_cnn.WhitenedCNN"),
     ],
 )

@@ -29,7 +29,9 @@ def test_json_is_all_that_stands_on_standard_output(
 ):
     assert run(verb, registry, "--json") == 0
     metrics = json.loads(capsys.readouterr().out)
-    assert set(metrics) == {f"{split}/{name}" for name in ("loss", "acc", "precision", "recall", "f1")}
+    assert set(metrics) == {
+        f"{split}/{name}" for name in ("loss", "acc", "precision", "recall", "f1", "ece", "ece_raw")
+    }
     # The figures of the manifest: measured again, on the same images.
     kept = registry.resolve("latest").manifest.metrics
     assert metrics == pytest.approx({name: kept[name] for name in metrics}, abs=2e-6)
@@ -40,6 +42,9 @@ def test_the_report_is_printed(registry: Registry, capsys: pytest.CaptureFixture
     printed = capsys.readouterr().out
     assert "v0001 on 300 test images" in printed
     assert "accuracy" in printed
+    manifest = registry.resolve("latest").manifest
+    served, raw = (manifest.metrics[f"test/{name}"] for name in ("ece", "ece_raw"))
+    assert f"calibration error: {served:.4f} as served, at temperature {manifest.temperature:.4g}; {raw:.4f}" in printed
     assert "airplane" in printed
 
 
@@ -53,7 +58,7 @@ def test_validation_takes_the_images_held_out_from_that_version(registry: Regist
 def test_report_writes_figures_text_and_pictures(registry: Registry, tmp_path: Path):
     assert run("test", registry, "--report", str(tmp_path / "report")) == 0
     names = {path.name for path in (tmp_path / "report").iterdir()}
-    assert names == {"metrics.json", "report.txt", "confusion_matrix.png", "samples.png"}
+    assert names == {"metrics.json", "report.txt", "confusion_matrix.png", "calibration.png", "samples.png"}
     metrics = json.loads((tmp_path / "report" / "metrics.json").read_text())["test"]
     assert metrics["count"] == 300
     assert sum(map(sum, metrics["confusion_matrix"])) == 300

@@ -52,6 +52,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
         "report/metrics.json",
         "report/report.txt",
         "report/confusion_matrix.png",
+        "report/calibration.png",
         "report/curves.png",
     }
     assert {"val/acc", "test/acc", "test/precision", "test/recall", "test/f1", "test/loss"} <= set(
@@ -430,6 +431,19 @@ def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
         (["--model.optimizer.lr=1e30"], "The training diverged: the network's predictions are not finite"),
         (["--ckpt_path=nope.ckpt"], "nope.ckpt: there is no such file"),
         (["--ckpt_path=last"], "there is no last.ckpt under runs/"),
+        (["--trainer.logger=CometLogger"], "These options can't be used: Requirement 'comet-ml"),
+        (
+            ["--model.lr_scheduler=ReduceLROnPlateau", "--model.monitor=val/auc"],
+            "is 'val/auc', expected one of: train/",
+        ),
+        (
+            ["--model.lr_scheduler=ReduceLROnPlateau", "--data.val_fraction=0"],
+            "train/loss, train/acc, since nothing is",
+        ),
+        (
+            ["--model.lr_scheduler=ReduceLROnPlateau", "--model.lr_interval=step"],
+            "a metric that is known once an epoch",
+        ),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -154,7 +154,7 @@ def test_a_network_of_this_package_has_nothing_to_accept(publish: Any, registry:
     ],
 )
 def test_other_import_paths_are_refused(import_path: object, words: str, own: Any, registry: Registry) -> None:
-    version = registry.set_network(own.id, own.manifest.network | {"import_path": import_path})
+    version = registry.amend(own.id, network=own.manifest.network | {"import_path": import_path})
     with pytest.raises(VersionDamagedError, match=words):
         load_network(version)
 

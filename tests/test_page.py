@@ -407,7 +407,7 @@ def test_real_images_have_the_probabilities_of_the_test_loop(tmp_path: Path):
     labels = torch.arange(10).repeat_interleave(100)
     checkpoints = shipped_v0001(tmp_path)
     network = load_network(Registry(checkpoints).get("v0001"))
-    expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().softmax(1)
+    expected = evaluate(network, ImageSet(images, labels, "test")).logits.double().div(network.temperature).softmax(1)
 
     with serving(checkpoints) as url:
 

@@ -74,3 +74,9 @@ def test_the_kept_epoch_and_validation_are_drawn() -> None:
 
 def test_a_wrong_answer_is_drawn_unlike_a_right_one() -> None:
     assert grid(RIGHT, count=1) != grid(WRONG, count=1)
+
+
+def test_a_reliability_diagram_is_drawn_before_and_after() -> None:
+    before, after = (plots.calibration(GUESSED, temperature) for temperature in (1.0, 2.0))
+    assert Image.open(io.BytesIO(after)).size == (960, 552)
+    assert before != after

@@ -461,7 +461,7 @@ def test_the_documentation_needs_nothing_from_elsewhere(client: TestClient, path
 def network_probs(images: np.ndarray) -> np.ndarray:
     network = load_network(Registry(CHECKPOINTS).get("v0001")).eval()
     with torch.inference_mode():
-        return network(torch.from_numpy(images).permute(0, 3, 1, 2)).softmax(1).numpy()
+        return network(torch.from_numpy(images).permute(0, 3, 1, 2)).div(network.temperature).softmax(1).numpy()
 
 
 def probs_of(answers: list[dict[str, Any]]) -> np.ndarray:

@@ -44,7 +44,7 @@ def test_equal_networks_give_equal_bytes() -> None:
 def test_a_loaded_network_describes_itself_as_the_published_one(publish) -> None:
     version = publish()
     assert describe(load_network(version)) == {
-        name: getattr(version.manifest, name) for name in ("network", "mean", "std")
+        name: getattr(version.manifest, name) for name in ("network", "mean", "std", "temperature")
     }
 
 

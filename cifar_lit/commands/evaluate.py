@@ -17,11 +17,12 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import DataError, NpzError, SettingError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.calibration import at_temperature, ece_metrics
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
-from cifar_lit.interop.model import load_model
+from cifar_lit.interop.model import Model, load_model
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.fit import hush_lightning
+from cifar_lit.training.hush import hush_lightning
 
 _SPLITS = {"validate": "val", "test": "test"}
 _TRAINER_DEFAULTS = {
@@ -65,7 +66,7 @@ def run(args: list[str]) -> int:
         data = instances.data.test_set if verb == "test" else instances.data.val_set
         about = f"{len(data):,} {'test' if verb == 'test' else 'validation'} images\n({data.source})"
         # Answers from several processes come in another order than the images.
-        _tell(own, model.name, classifier.evaluations[name], about, name, data if trainer.world_size == 1 else None)
+        _tell(own, model, classifier.evaluations[name], about, name, data if trainer.world_size == 1 else None)
     return 0
 
 
@@ -88,7 +89,7 @@ def _test_on_arrays(own: argparse.Namespace, rest: list[str]) -> int:
         raise NpzError(f"{error}{advice}", error.fault) from error
     data = replace(data, class_names=tuple(model.class_names))
     evaluation = evaluate(model.network, data, tta_flip=own.tta_flip, tta_shift=own.tta_shift)
-    _tell(own, model.name, evaluation, f"{len(data):,} images ({data.source})", "test", data)
+    _tell(own, model, evaluation, f"{len(data):,} images ({data.source})", "test", data)
     return 0
 
 
@@ -118,7 +119,10 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
         parser.set_defaults(npz=None)
     parser.add_argument("--json", action="store_true", help="print the metrics as one JSON object")
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write metrics.json, report.txt, confusion_matrix.png, samples.png"
+        "--report",
+        type=Path,
+        metavar="DIR",
+        help="write metrics.json, report.txt, and confusion_matrix, calibration and samples as png",
     )
     parser.add_argument("--tta_flip", action="store_true", help="average the answers to an image and its mirror")
     parser.add_argument(
@@ -137,24 +141,29 @@ def _lightning_parser(verb: str) -> ClassArgumentParser:
 
 
 def _tell(
-    own: argparse.Namespace, model_name: str, evaluation: Evaluation, about: str, split: str, data: ImageSet | None
+    own: argparse.Namespace, model: Model, evaluation: Evaluation, about: str, split: str, data: ImageSet | None
 ) -> None:
     """Prints an evaluation and writes the report; without `data`, one without images."""
+    temperature = model.network.temperature
+    errors = ece_metrics({split: evaluation}, temperature)
     if own.json:
-        print_json(evaluation.named_metrics(split))
+        print_json(evaluation.named_metrics(split) | errors)
     else:
-        print(f"{model_name} on {about}\n")
+        print(f"{model.name} on {about}\n")
         print(report.classification_report(evaluation), end="")
+        served, raw = errors.values()
+        print(f"calibration error: {served:.4f} as served, at temperature {temperature:.4g}; {raw:.4f} without it")
     if own.report is None:
         return
-    title = f"{model_name}: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
+    title = f"{model.name}: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
     files: dict[str, Any] = {
         "metrics.json": (json.dumps({split: report.as_json(evaluation)}, indent=2) + "\n").encode(),
         "report.txt": report.classification_report(evaluation).encode(),
         "confusion_matrix.png": plots.confusion_matrix(evaluation, title),
+        "calibration.png": plots.calibration(evaluation, temperature),
     }
     if data is not None:
-        files["samples.png"] = plots.sample_grid(data.images, evaluation, title)
+        files["samples.png"] = plots.sample_grid(data.images, at_temperature(evaluation, temperature), title)
     try:
         own.report.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():

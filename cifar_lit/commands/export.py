@@ -63,7 +63,7 @@ def _onnx(model: Model, namespace: argparse.Namespace) -> bytes:
         model.network,
         model.class_names,
         images,
-        temperature=model.version.manifest.temperature if model.version else 1.0,
+        temperature=model.network.temperature,
         metadata={"model": model.name, "version": model.version.id if model.version else ""},
     )
     print(f"Its probabilities differ from PyTorch's by {difference:.1e} at most.", file=sys.stderr)

@@ -26,9 +26,10 @@ from cifar_lit.registry.reference import is_file
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.training.blend import Blend
 from cifar_lit.training.class_arguments import ClassArgumentParser
+from cifar_lit.training.epoch_line import OneBar
 from cifar_lit.training.finetune import FineTuned, finetune
-from cifar_lit.training.fit import OneBar, hush_lightning
 from cifar_lit.training.gate import Gate, Verdict
+from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.lean import LeanSteps
 from cifar_lit.training.precision import best_precision
 from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody

@@ -2,13 +2,11 @@
 
 import argparse
 import textwrap
-from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.errors import RegistryError
-from cifar_lit.registry import model_card
 from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, Version
@@ -43,8 +41,10 @@ def _parser() -> argparse.ArgumentParser:
     add("rollback", _rollback, "bring back the champion before this one, and reject this one", reason)
     about = "load a version with a network of your own though its source file has changed"
     add("accept", _accept, about).add_argument("version", help="an id, or 'latest'")
-    about = "add what newer releases keep of a version: its model card, and its ONNX graph (needs the extra [train])"
-    add("upgrade", _upgrade, about)
+    about = "add what newer releases keep of a version: model card, ONNX graph, temperature (needs [train])"
+    add("upgrade", _upgrade, about).add_argument(
+        "--data.root", dest="data_root", metavar="DIR", help="data set of the versions, to fit temperatures to"
+    )
     add("verify", _verify, "check every file of every version against its hash")
     about = "list what is kept of the increments that versions have learned, or drop it"
     add("increments", _increments, about).add_argument(
@@ -132,10 +132,15 @@ def _accept(registry: Registry, namespace: argparse.Namespace) -> int:
 def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
     done: dict[str, list[str]] = {}
     for version in registry.versions():
-        for name, make in _ADDED.items():
-            if name not in version.manifest.files:
-                registry.add_file(version.id, name, make(version))
-                done.setdefault(version.id, []).append(name)
+        missing = [name for name in (CARD, ONNX) if name not in version.manifest.files]
+        if missing:
+            registry.amend(version.id, {ONNX: _graph(version)} if ONNX in missing else {})
+            done[version.id] = missing
+    if namespace.data_root is not None:
+        from cifar_lit.training.calibrate import calibrate_all
+
+        for version in calibrate_all(registry, namespace.data_root):
+            done.setdefault(version.id, []).append(f"temperature {version.manifest.temperature:.4f}")
     if namespace.json:
         print_json(done)
         return 0
@@ -146,18 +151,10 @@ def _upgrade(registry: Registry, namespace: argparse.Namespace) -> int:
     return 0
 
 
-def _card(version: Version) -> bytes:
-    return model_card.render(version.manifest)
-
-
 def _graph(version: Version) -> bytes:
     from cifar_lit.interop.onnx_model import of_version  # here, as it needs torch: other actions do not
 
     return of_version(version)
-
-
-_ADDED: dict[str, Callable[[Version], bytes]] = {CARD: _card, ONNX: _graph}
-"""What newer releases keep of a version, by file."""
 
 
 def _verify(registry: Registry, namespace: argparse.Namespace) -> int:

@@ -8,6 +8,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from cifar_lit.evaluation.calibration import at_temperature, reliability
 from cifar_lit.evaluation.evaluation import Evaluation
 
 _INK = "#22313f"
@@ -43,6 +44,31 @@ def confusion_matrix(evaluation: Evaluation, title: str) -> bytes:
                 axes.text(column, row, str(count), ha="center", va="center", color=color, fontsize=9)
     bar = figure.colorbar(image, shrink=0.8, label="share of the true class")
     bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def calibration(evaluation: Evaluation, temperature: float) -> bytes:
+    """Reliability diagrams before and after the temperature: accuracy by confidence, beside the line on which both are
+    equal; below each, how many answers are that confident."""
+    figure = Figure(figsize=(8, 4.6), dpi=_DPI, layout="constrained")
+    grid = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
+    titles = ("before", f"at temperature {temperature:.3g}")
+    for column, (title, divisor) in enumerate(zip(titles, (1.0, temperature), strict=True)):
+        bins = reliability(at_temperature(evaluation, divisor))
+        width = 1 / len(bins.counts)
+        left = [place * width for place in range(len(bins.counts))]
+        upper, lower = grid[0][column], grid[1][column]
+        upper.bar(left, bins.accuracy.tolist(), width, align="edge", color=_TRAIN, edgecolor="white")
+        upper.plot([0, 1], [0, 1], color=_INK, linewidth=0.8, linestyle=":")
+        upper.set_title(f"{title}: calibration error {bins.ece:.4f}", fontsize=9, color=_INK, loc="left")
+        upper.set_ylim(0, 1)
+        lower.bar(left, bins.counts.tolist(), width, align="edge", color=_INK)
+        lower.set_xlabel("confidence")
+        for axes in (upper, lower):
+            axes.set_xlim(0, 1)
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[0][0].set_ylabel("accuracy")
+    grid[1][0].set_ylabel("images")
     return _png(figure)
 
 

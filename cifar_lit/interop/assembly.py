@@ -19,7 +19,14 @@ MAX_FILE_BYTES = 200 * 2**20
 _MAX_ARGUMENT = 8_192
 
 
-def outline(network: Mapping[str, object], mean: object, std: object, num_classes: int, where: str) -> Network:
+def outline(
+    network: Mapping[str, object],
+    mean: object,
+    std: object,
+    num_classes: int,
+    where: str,
+    temperature: object = 1.0,
+) -> Network:
     """The described network on the meta device: it tells its own arrays' shapes and dtypes, and holds none.
 
     Args:
@@ -28,6 +35,7 @@ def outline(network: Mapping[str, object], mean: object, std: object, num_classe
         std: each channel is divided by it, three numbers on the scale 0..1.
         num_classes: that it must tell apart.
         where: what to call the description in an error.
+        temperature: its logits are divided by it before the softmax, above 0.
 
     Raises:
         WeightsError: there is no such network.
@@ -45,6 +53,8 @@ def outline(network: Mapping[str, object], mean: object, std: object, num_classe
                 f"{where}: {name} has {key} = {brief(value)}, expected a finite number up to {_MAX_ARGUMENT:,}, a "
                 "short word, or a short list of these."
             )
+    if not isinstance(temperature, int | float) or not 0 < temperature < 1e6:  # false for NaN
+        raise WeightsError(f"{where}: temperature is {brief(temperature)}, expected a number above 0.")
     mean, std = _per_channel("mean", mean, -1e3, where), _per_channel("std", std, 1e-3, where)
     try:
         with torch.device("meta"):
@@ -55,6 +65,7 @@ def outline(network: Mapping[str, object], mean: object, std: object, num_classe
         raise WeightsError(f"{where}: there is no {name} with {brief(dict(args))} ({_line(error)}).") from error
     if tuple(answer.shape) != (1, num_classes):
         raise WeightsError(f"{where}: {name} tells {answer.shape[-1]} classes apart, expected {num_classes}.")
+    outlined.temperature = float(temperature)
     return outlined
 
 
@@ -107,6 +118,7 @@ def assemble(outlined: Network, arrays: Mapping[str, np.ndarray], where: str) ->
             raise WeightsError(f"{where}: {name!r} has negative variances. Save the network from a sound state.")
     network = type(outlined)(**outlined.args, mean=outlined.mean, std=outlined.std).float()
     network.load_state_dict({name: torch.from_numpy(np.ascontiguousarray(each)) for name, each in arrays.items()})
+    network.temperature = outlined.temperature
     return network.eval()
 
 

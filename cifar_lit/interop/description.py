@@ -13,6 +13,7 @@ from cifar_lit.registry.weights import describe
 FORMAT = {"format": "cifar-lit weights", "format_version": 1}
 
 _FIELDS = {*FORMAT, "network", "class_names", "mean", "std"}
+_OPTIONAL = {"temperature"}  # which older files lack
 _NETWORKS = ({"name", "args"}, {"name", "args", "import_path", "sha256"})
 
 
@@ -25,12 +26,14 @@ class Description:
         class_names: in label order.
         mean: subtracted from each channel, on the scale 0..1.
         std: each channel is divided by it, on the scale 0..1.
+        temperature: its logits are divided by it before the softmax.
     """
 
     network: Mapping[str, object]
     class_names: list[str]
     mean: object
     std: object
+    temperature: object = 1.0
 
     def outline(self, where: str) -> Network:
         """The network without memory for its arrays.
@@ -38,7 +41,8 @@ class Description:
         Raises:
             WeightsError: there is no such network.
         """
-        return assembly.outline(self.network, self.mean, self.std, len(self.class_names), where)
+        num_classes = len(self.class_names)
+        return assembly.outline(self.network, self.mean, self.std, num_classes, where, self.temperature)
 
 
 def dumps(network: Network, class_names: Sequence[str]) -> str:
@@ -64,12 +68,12 @@ def parse(text: str | bytes, where: str, advice: str) -> Description:
     if not isinstance(header, dict) or {name: header.get(name) for name in FORMAT} != FORMAT:
         raise WeightsError(f"{where} does not say {json.dumps(FORMAT)[1:-1]}. {advice}")
     network, class_names = header.get("network"), header.get("class_names")
-    if set(header) != _FIELDS or not isinstance(network, dict) or set(network) not in _NETWORKS:
+    if set(header) - _OPTIONAL != _FIELDS or not isinstance(network, dict) or set(network) not in _NETWORKS:
         fields = ", ".join(sorted(_FIELDS))
         raise WeightsError(f"{where} must hold {fields}, with a name and args in `network`. {advice}")
     if not are_class_names(class_names):
         raise WeightsError(f"{where}: class_names must be a list of words that differ. {advice}")
-    return Description(network, class_names, header["mean"], header["std"])
+    return Description(network, class_names, header["mean"], header["std"], header.get("temperature", 1.0))
 
 
 def are_class_names(value: object) -> TypeGuard[list[str]]:

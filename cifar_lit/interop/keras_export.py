@@ -1,6 +1,7 @@
 """Writes the three-block network as a Keras model: legacy HDF5, which Keras 2 and 3 load with `load_model`.
 
-It takes pixels 0..255, float or uint8 (N, 32, 32, 3), and gives probabilities (N, 10). Preprocessing is inside.
+It takes pixels 0..255, float or uint8 (N, 32, 32, 3), and gives probabilities (N, 10). Preprocessing is inside,
+and so is the temperature, by which the head's weights are divided.
 """
 
 import io
@@ -91,6 +92,8 @@ def dump(network: Network) -> bytes:
     config = config_of(network.args, network.mean, network.std)
     model = read_config(config, "the export")
     state = {name: value.detach().cpu().numpy() for name, value in network.state_dict().items()}
+    for name in ("head.weight", "head.bias"):  # its softmax is that of the calibrated logits
+        state[name] = state[name] / np.float32(network.temperature)
     buffer = io.BytesIO()
     with h5py.File(buffer, "w") as h5:
         h5.attrs["model_config"] = json.dumps(config)

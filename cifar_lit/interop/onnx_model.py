@@ -35,7 +35,8 @@ NUM_COMPARED = 100
 
 _DOC = (
     f"Classifies CIFAR-10 images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
-    f"{OUTPUTS[1]}: float32 (N, 10), classes in the order {{}}."
+    f"{OUTPUTS[1]}: float32 (N, 10), classes in the order {{}}. The probabilities are the softmax of the logits "
+    "divided by the temperature of the metadata."
 )
 _BATCHES = (1, 7, 64)
 _BATCH = 500

@@ -100,4 +100,4 @@ def _described(content: Any) -> Description | None:
     if not isinstance(about.get("network"), Mapping) or not are_class_names(about.get("class_names")):
         return None
     mean, std = (list(each) if isinstance(each, tuple) else each for each in (about.get("mean"), about.get("std")))
-    return Description(about["network"], about["class_names"], mean, std)
+    return Description(about["network"], about["class_names"], mean, std, about.get("temperature", 1.0))

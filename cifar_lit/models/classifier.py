@@ -220,6 +220,10 @@ class Classifier(pl.LightningModule):
             {"epoch": self.current_epoch, "seconds": seconds, "images": int(count), "lr": float(lr), **metrics}
         )
 
+    def running_loss(self) -> float:
+        """Mean training loss of the epoch so far; NaN before its first step. Waits for the device."""
+        return float(self._totals[0]) / self._num_images if self._num_images else float("nan")
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         self._gather(batch)
 

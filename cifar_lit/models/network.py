@@ -30,6 +30,8 @@ class Network(nn.Module, ABC):
     def __init__(self, args: dict[str, Any], mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.args = args
+        self.temperature = 1.0
+        """By which its logits are to be divided before the softmax; fitted after training, no part of `forward`."""
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.register_buffer("_shift", _everywhere(255 * torch.tensor(self.mean)), persistent=False)

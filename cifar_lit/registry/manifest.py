@@ -65,6 +65,11 @@ class Manifest(About):
     created_at: str = ""
     files: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def is_calibrated(self) -> bool:
+        """Whether its temperature was fitted."""
+        return any(name.endswith("/ece") for name in self.metrics)
+
     def summary(self, champion_id: str | None) -> dict[str, Any]:
         """The version as every list in JSON has it."""
         return {

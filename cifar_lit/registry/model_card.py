@@ -19,6 +19,8 @@ _MEASURES = {
     "recall": "recall (mean over classes)",
     "f1": "F1 (mean over classes)",
     "loss": "cross-entropy (nats)",
+    "ece": "expected calibration error",
+    "ece_raw": "the same without the temperature",
 }
 
 
@@ -140,5 +142,6 @@ def _loading(manifest: Manifest) -> str:
         f"network = {build}(**{manifest.network.get('args')!r}, mean={manifest.mean!r}, std={manifest.std!r}).eval()\n"
         'network.load_state_dict(load_file("model.safetensors"))\n'
         "logits = network(images)  # (N, 3, 32, 32), RGB, 0..255, uint8 or float\n"
+        f"probabilities = (logits / {manifest.temperature}).softmax(1)\n"
         "```\n"
     )

@@ -284,33 +284,30 @@ class Registry:
             self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
 
-    def set_network(self, version_id: str, network: Mapping[str, Any]) -> Version:
-        """Changes what a version's manifest says of its network."""
-        with self._explained(f"the network of {version_id} is as it was"), self._locked():
-            version = self.get(version_id)
-            manifest = replace(version.manifest, network=dict(network))
-            replace_synced(version.path / MANIFEST, manifest.to_json())
-            return Version(version.path, manifest)
-
-    def add_file(self, version_id: str, name: str, data: bytes) -> Version:
-        """Adds what newer releases keep of a version to one that was made before.
+    def amend(self, version_id: str, files: Mapping[str, bytes] | None = None, **changes: Any) -> Version:
+        """Enters what was found out about a version later, and writes its model card anew.
 
         Args:
             version_id: an id.
-            name: of the file, one that `Version.verify` passes over where the manifest does not name it.
-            data: its content.
+            files: content of the files to add or to replace, by name; `Version.verify` passes over these names where
+                the manifest does not have them.
+            changes: fields of the manifest, with their new values.
 
         Raises:
-            VersionDamagedError: the version is not whole.
-            RegistryError: the file can't be written; the version is as it was.
+            RegistryError: it can't be written; the version is whole all the same.
+            VersionDamagedError: it is not whole, and was not changed.
         """
-        with self._explained(f"{name} was not added to {version_id}"), self._locked():
+        with self._explained(f"{version_id} was not amended"), self._locked():
             version = self.get(version_id)
             version.verify()
-            # A crash in between leaves a file that nobody vouches for, which does not damage the version.
-            replace_synced(version.path / name, data)
-            files = {**version.manifest.files, name: hashlib.sha256(data).hexdigest()}
-            manifest = replace(version.manifest, files=files)
+            added = dict(files or {})
+            hashes = version.manifest.files | {name: hashlib.sha256(data).hexdigest() for name, data in added.items()}
+            manifest, added[CARD] = _with_card(replace(version.manifest, **changes, files=hashes))
+            # A crash in between leaves files that nobody vouches for, which does not damage the version.
+            kept = {name: value for name, value in version.manifest.files.items() if name not in added}
+            replace_synced(version.path / MANIFEST, replace(version.manifest, files=kept).to_json())
+            for name, data in added.items():
+                replace_synced(version.path / name, data)
             replace_synced(version.path / MANIFEST, manifest.to_json())
             return Version(version.path, manifest)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_lit.errors import VersionDamagedError
-from cifar_lit.files import read_file
+from cifar_lit.files import read_file, temporary
 from cifar_lit.registry.manifest import Manifest
 from cifar_lit.registry.model_card import CARD
 
@@ -14,7 +14,11 @@ MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
 """The network as a graph that answers without PyTorch; versions of older releases have none."""
+CALIBRATION = "report/calibration.png"
 MAX_FILE_BYTES = 1 << 30
+
+_ADDED_LATER = (MANIFEST, CARD, ONNX, CALIBRATION)
+"""Files that an upgrade writes: one that the manifest does not name yet is no damage."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,7 @@ class Version:
         Raises:
             VersionDamagedError: something is missing, altered or added.
         """
-        # An upgrade writes a file first, and then the manifest that names it.
-        harmless = {name for each in (MANIFEST, CARD, ONNX) for name in (each, f".{each}.tmp")}
+        harmless = {str(path) for name in _ADDED_LATER for path in (Path(name), temporary(Path(name)))}
         unknown = _files_below(self.path) - set(self.manifest.files) - harmless
         if unknown:
             raise VersionDamagedError(f"{self.path} holds files that its manifest does not name: {sorted(unknown)}.")

@@ -61,6 +61,7 @@ def load_network(version: Version, device: torch.device | str = "cpu") -> Networ
             f"{version.path}: the weights do not fit the network of the manifest ({' '.join(detail.split()):.300}). "
             "Restore the version from a copy, or use another."
         ) from error
+    network.temperature = manifest.temperature
     return network.to(device).eval()
 
 
@@ -82,7 +83,7 @@ def accept_network(registry: Registry, reference: str) -> Version:
         raise RegistryError(f"{version.id}: its network is part of cifar_lit, so there is nothing to accept.")
     network = network | {"sha256": source_sha256(network["import_path"])}
     load_network(replace(version, manifest=replace(version.manifest, network=network)))
-    return registry.set_network(version.id, network)
+    return registry.amend(version.id, network=network)
 
 
 def _are_of_channels(values: list[float], lowest: float) -> bool:

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from cifar_lit.errors import SettingError
 from cifar_lit.files import replace_synced
+from cifar_lit.training.averaging import ends_with_average
 
 BEST = "best.ckpt"
 LAST = "last.ckpt"
 
-_METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "val/precision", "val/recall", "val/f1")
+METRICS = ("train/loss", "train/acc", "val/loss", "val/acc", "val/precision", "val/recall", "val/f1")
 
 Mode = Literal["min", "max"]
 
@@ -33,7 +34,8 @@ class BestCheckpoint(Checkpoint):
     """Puts the best epoch's weights into the model when training ends, whatever ended it: the last epoch, early
     stopping, Ctrl-C or an error.
 
-    The best weights are those that were validated, so an average where weights are averaged. They stay in memory, on
+    The best weights are those that were validated, so an average where weights are averaged. The average that a
+    `StochasticWeightAveraging` ends with is kept in place of the best epoch. They stay in memory, on
     the training device, and are written once, as `best.ckpt`, when training ends. `last.ckpt` holds the state after a
     whole epoch and the best weights so far, for resuming: it is written after the first epoch, after the last one, and
     in between after each epoch that ends `every_n_seconds` or more after the last writing.
@@ -54,8 +56,8 @@ class BestCheckpoint(Checkpoint):
         every_n_seconds: float = 10.0,
         write: bool = True,
     ) -> None:
-        if monitor is not None and monitor not in _METRICS:
-            raise SettingError(f"best.monitor is {monitor!r}, expected one of: {', '.join(_METRICS)}.")
+        if monitor is not None and monitor not in METRICS:
+            raise SettingError(f"best.monitor is {monitor!r}, expected one of: {', '.join(METRICS)}.")
         if every_n_seconds < 0:
             raise SettingError(f"every_n_seconds is {every_n_seconds}, expected 0 or more.")
         self.monitor = monitor
@@ -91,6 +93,9 @@ class BestCheckpoint(Checkpoint):
             self._written_at = time.monotonic()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if ends_with_average(trainer):
+            self._best = None
+            rank_zero_info("Kept the average of the last epochs' weights (StochasticWeightAveraging).")
         self._restore(pl_module)
         if self.write and self.best_epoch is not None:
             trainer.save_checkpoint(os.path.join(self._folder, BEST), weights_only=True)

@@ -1,38 +1,41 @@
 """`cifar-lit fit`: LightningCLI around the classifier, with a version at the end."""
 
-import logging
 import math
 import os
 import random
 import signal
 import sys
-import warnings
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import pytorch_lightning as pl
 import torch
+from jsonargparse.typing import register_type
 from lightning_fabric.utilities.exceptions import MisconfigurationException
-from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, EarlyStopping, ProgressBar
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities import rank_zero_info
-from tqdm import tqdm
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import CifarLitError, SettingError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.calibration import at_temperature
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.own_network import check_describable
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
+from cifar_lit.registry.version import CALIBRATION
 from cifar_lit.seeding import global_seed
+from cifar_lit.training.averaging import WarnOfSlowAverage
 from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO
-from cifar_lit.training.class_arguments import ClassArgumentParser
+from cifar_lit.training.class_arguments import FitParser
 from cifar_lit.training.compilation import CompileMode, CompileStep, first_line
+from cifar_lit.training.epoch_line import EpochLine, LogRate, OneBar
 from cifar_lit.training.fit_options import (
     as_list,
+    check_plateau,
     loggers,
     newest_checkpoint,
     refuse_lost_results,
@@ -41,52 +44,18 @@ from cifar_lit.training.fit_options import (
     stopping_mode,
     take_classes_from_data,
 )
+from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.interrupt import StopOnInterrupt
 from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
 from cifar_lit.training.promotion import decide
-from cifar_lit.training.publish import Published, publish
+from cifar_lit.training.publish import CONFIG, Published, publish
+from cifar_lit.training.run_files import flat, log_result, run_folder
 from cifar_lit.training.step_graph import StepGraph
 
 RUNS = "runs"
 
-_NOISE = (
-    r".*`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own affair
-    r"Found \d+ module\(s\) in eval mode",  # where batch norm is frozen they are meant to be
-    r"LightningCLI's args parameter is intended to run from within Python",  # so it is
-    r"\s*(By default only one JsonargparseDeprecationWarning|``instantiate_classes``|skip_none parameter)",  # its use
-    r"The number of training batches .* is smaller than the logging interval",  # metrics are logged once an epoch
-)
-
 _Callback = TypeVar("_Callback", bound=Callback)
-
-
-def hush_lightning() -> None:
-    """Silences what Lightning says of its own code and of its makers' other products."""
-    for message in _NOISE:
-        warnings.filterwarnings("ignore", message)
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(_no_advertisement)
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("\N{ELECTRIC LIGHT BULB} Tip:")
-
-
-class _Parser(ClassArgumentParser, LightningArgumentParser):
-    def print_usage(self, file: Any = None) -> None:  # all options are two screens, and hide the error
-        print("usage: cifar-lit fit --config configs/NAME.yaml [--model.* --data.* --trainer.* ...]", file=file)
-
-
-class OneBar(TQDMProgressBar):
-    """Lightning's bar without a second one for validation, and redrawn rarely, since a step takes milliseconds."""
-
-    def __init__(self) -> None:
-        super().__init__(refresh_rate=20)
-
-    def init_validation_tqdm(self) -> tqdm:
-        return tqdm(disable=True)
-
-    init_sanity_tqdm = init_validation_tqdm
 
 
 class FitCLI(LightningCLI):
@@ -103,10 +72,11 @@ class FitCLI(LightningCLI):
 
     def __init__(self, args: list[str] | None = None) -> None:
         hush_lightning()
+        register_type(torch.device, fail_already_registered=False)  # a default of Lightning's callbacks
         super().__init__(
             Classifier,
             CIFAR10DataModule,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=None,  # `before_fit` saves it, into the run's folder whatever the logger
             trainer_defaults={
                 "default_root_dir": RUNS,
                 "devices": 1,
@@ -115,7 +85,7 @@ class FitCLI(LightningCLI):
                 "enable_model_summary": False,
             },
             seed_everything_default=0,
-            parser_class=_Parser,
+            parser_class=FitParser,
             parser_kwargs={"prog": "cifar-lit"},
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -159,7 +129,9 @@ class FitCLI(LightningCLI):
             torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it without being asked
             if trainer.benchmark is None:
                 trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
-        if not self.config.fit.data.val_fraction or trainer.limit_val_batches == 0:
+        validates = bool(self.config.fit.data.val_fraction) and trainer.limit_val_batches != 0
+        check_plateau(self.config.fit.model, validates=validates)
+        if not validates:
             # No validation decides what is kept: the last epoch is.
             self.config.fit.best.monitor = None
             self.config.fit.early_stopping.monitor = "train/loss"
@@ -198,12 +170,23 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> pl.Trainer:
         configured = self._get(self.config_init, "trainer")
-        callbacks = [*(configured.callbacks or []), StopOnInterrupt(), LeanSteps()]
+        callbacks = [
+            *(configured.callbacks or []),
+            StopOnInterrupt(),
+            LeanSteps(),
+            WarnOfSlowAverage(),
+            LogRate(),
+            EpochLine(),
+        ]
         mode = self._get(self.config_init, "compile")
         if mode is not None:
             callbacks.append(StepGraph() if mode == "step-graph" else CompileStep(mode))
         # Lightning's own choice of a bar depends on whether rich happens to be installed.
-        if configured.enable_progress_bar is not False and not any(isinstance(each, ProgressBar) for each in callbacks):
+        if configured.enable_progress_bar is None and not sys.stdout.isatty():
+            kwargs["enable_progress_bar"] = False  # a line an epoch tells more in a log
+        elif configured.enable_progress_bar is not False and not any(
+            isinstance(each, ProgressBar) for each in callbacks
+        ):
             callbacks.append(OneBar())
         if configured.profiler is None:
             kwargs["profiler"] = NoProfiler()
@@ -212,6 +195,9 @@ class FitCLI(LightningCLI):
         refuse_lost_results(trainer, configured.strategy)
         for logger in trainer.loggers:
             _ = logger.version  # chosen now, before any of them makes its folder: all take the same number
+        self._run_folder = run_folder(trainer)
+        best = next(each for each in trainer.callbacks if isinstance(each, BestCheckpoint))  # type: ignore[attr-defined]
+        best.dirpath = best.dirpath or str(self._run_folder / "checkpoints")
         return trainer
 
     def before_fit(self) -> None:
@@ -222,11 +208,26 @@ class FitCLI(LightningCLI):
         rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")
         if trainer.strategy.root_device.type == "cpu" and (reason := absence()):
             rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
+        if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for logger in trainer.loggers:  # first: one of them warns of a folder that is there
+                logger.log_hyperparams(flat(self.config.fit.as_dict()))
+            self._run_folder.mkdir(parents=True, exist_ok=True)
+            (self._run_folder / CONFIG).write_text(self._config_text())
         if trainer.world_size > 1:
             rank_zero_info(several_devices(trainer.world_size, self.datamodule.batch_size))
 
+    def fit(self, **arguments: Any) -> None:
+        """Trains.
+
+        Raises:
+            SettingError: Lightning finds only now that the options do not go together.
+        """
+        try:
+            self.trainer.fit(**arguments)
+        except MisconfigurationException as error:
+            raise SettingError(f"These options can't be used together: {first_line(error)}") from error
+
     def after_fit(self) -> None:
-        self._run_folder = self.trainer.log_dir  # asked of all processes together
         if not self.trainer.is_global_zero:
             return
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -251,7 +252,6 @@ class FitCLI(LightningCLI):
             "device": str(self.trainer.strategy.root_device),
             "num_devices": self.trainer.world_size,
         }
-        config = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
         # Lightning's teardown has moved the network to the CPU; a precision of bf16-true has its weights in bfloat16.
         network, datamodule = self.model.network.float().to(self.trainer.strategy.root_device), self.datamodule
         sets = {"val": datamodule.val_set, "test": datamodule.test_set}
@@ -268,7 +268,7 @@ class FitCLI(LightningCLI):
             evaluations=evaluations,
             decide=lambda champion: decide(network, datamodule, champion),
             data=datamodule.fingerprint(),
-            config=config,
+            config=self._config_text(),
             training=training,
             history=history,
             seed=self.seed,
@@ -281,6 +281,10 @@ class FitCLI(LightningCLI):
         signum = self._callback(StopOnInterrupt).signal
         return 128 + signum if signum else 0
 
+    def _config_text(self) -> str:
+        text: str = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
+        return text
+
     def _ended_by(self) -> str:
         if signum := self._callback(StopOnInterrupt).signal:
             return "Ctrl-C" if signum is signal.SIGINT else signum.name
@@ -292,10 +296,17 @@ class FitCLI(LightningCLI):
         print(f"{version.id} is {version.manifest.standing}: {published.decision.reason}.")
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
-        if self._run_folder is not None:
-            grid = plots.sample_grid(self.datamodule.test_set.images, test, f"{version.id} on the test set")
-            Path(self._run_folder, "samples.png").write_bytes(grid)
-            print(f"Logs, checkpoints to resume from, sample images: {self._run_folder}")
+        served = at_temperature(test, version.manifest.temperature)
+        pictures = {
+            "samples": plots.sample_grid(self.datamodule.test_set.images, served, f"{version.id} on the test set"),
+            "confusion_matrix": version.read("report/confusion_matrix.png"),
+            "calibration": version.read(CALIBRATION),
+        }
+        (self._run_folder / "samples.png").write_bytes(pictures["samples"])
+        measured = {name: value for name, value in version.manifest.metrics.items() if name.startswith("test/")}
+        for logger in self.trainer.loggers:
+            log_result(logger, measured, pictures, self.trainer.global_step)
+        print(f"Logs, checkpoints to resume from, sample images: {self._run_folder}")
 
     def _callback(self, kind: type[_Callback]) -> _Callback:
         return next(each for each in self.trainer.callbacks if isinstance(each, kind))  # type: ignore[attr-defined]

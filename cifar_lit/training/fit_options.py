@@ -10,7 +10,7 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.data.sources import class_names, is_at_hand, resolve_root
 from cifar_lit.errors import SettingError
-from cifar_lit.training.best_checkpoint import LAST, Mode, mode_of
+from cifar_lit.training.best_checkpoint import LAST, METRICS, Mode, mode_of
 
 _LOGGERS = ("pytorch_lightning.loggers.CSVLogger", "pytorch_lightning.loggers.TensorBoardLogger")
 
@@ -21,6 +21,31 @@ def as_list(value: Any) -> list[Any]:
 
 def stopping_mode(monitor: str | None, mode: Mode | None) -> Mode:
     return mode or mode_of(monitor or "loss")
+
+
+def check_plateau(model: Namespace, *, validates: bool) -> None:
+    """Finds out before training whether a `ReduceLROnPlateau` will have something to watch.
+
+    Args:
+        model: the classifier's options.
+        validates: whether there will be validation.
+
+    Raises:
+        SettingError: it watches a metric that does not exist, or is to step where none is known.
+    """
+    if model.lr_scheduler is None or not model.lr_scheduler.class_path.endswith("ReduceLROnPlateau"):
+        return
+    known = [each for each in METRICS if validates or each.startswith("train/")]
+    if model.monitor not in known:
+        why = "" if validates else ", since nothing is validated"
+        raise SettingError(
+            f"model.monitor, which ReduceLROnPlateau watches, is {model.monitor!r}, expected one of: "
+            f"{', '.join(known)}{why}."
+        )
+    if model.lr_interval == "step":
+        raise SettingError(
+            "ReduceLROnPlateau watches a metric that is known once an epoch. Leave out --model.lr_interval step."
+        )
 
 
 def several_devices(num: int, batch_size: int) -> str:

@@ -11,12 +11,13 @@ import cifar_lit
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import RegistryError, VersionDamagedError
 from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation.calibration import ece_metrics, fit_temperature
 from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.interop import onnx_model
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import ChampionChangedError, Registry
-from cifar_lit.registry.version import ONNX, WEIGHTS, Version
+from cifar_lit.registry.version import CALIBRATION, ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
 from cifar_lit.training.promotion import Decision
 
@@ -48,10 +49,11 @@ def publish(
     parent: str | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Published:
-    """Makes a network a version, with the standing that `decide` gives it.
+    """Makes a network a version, with the standing that `decide` gives it and the temperature that fits its answers to
+    the validation images ("val"); without such images it keeps the one that it has.
 
     Args:
-        network: holds the weights to keep.
+        network: holds the weights to keep; gets the temperature.
         registry: where the version goes.
         images: some of those that it was measured on; its ONNX graph is compared with it on them. A network that can't
             be exported becomes a candidate without a graph.
@@ -68,7 +70,10 @@ def publish(
     Raises:
         RegistryError: no version could be written; the registry is as it was.
     """
+    if "val" in evaluations:
+        network.temperature = fit_temperature(evaluations["val"])
     metrics = {name: value for split, each in evaluations.items() for name, value in each.named_metrics(split).items()}
+    metrics |= ece_metrics(evaluations, network.temperature)
     about = About(
         **describe(network),
         class_names=list(next(iter(evaluations.values())).class_names),
@@ -81,6 +86,7 @@ def publish(
     )
     files = {WEIGHTS: dump(network), CONFIG: config.encode(), **(extra_files or {})}
     files |= _report_files(evaluations, history, training.get("best_epoch"))
+    files[CALIBRATION] = plots.calibration(list(evaluations.values())[-1], network.temperature)
     try:
         files[ONNX], _ = onnx_model.dump(network, about.class_names, onnx_model.some_images(images))
     except onnx_model.ExportError as error:

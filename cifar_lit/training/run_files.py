@@ -1,0 +1,59 @@
+"""What a run leaves behind: the folder of its files, and what its loggers get beside Lightning's metrics."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+from PIL import Image
+from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
+
+_PREFIX = "version_"
+
+
+def run_folder(trainer: pl.Trainer) -> Path:
+    """A folder of this run alone, not made yet: that of its first logger where it writes files beside others' (CSV,
+    TensorBoard), else the next `version_N` under `default_root_dir`."""
+    first = trainer.logger
+    if isinstance(first, CSVLogger | TensorBoardLogger):
+        return Path(first.log_dir)
+    root = Path(trainer.default_root_dir)
+    numbers = [path.name.removeprefix(_PREFIX) for path in root.glob(f"{_PREFIX}*")]
+    return root / f"{_PREFIX}{1 + max((int(each) for each in numbers if each.isdecimal()), default=-1)}"
+
+
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested options as one level: {"model.label_smoothing": 0.1}."""
+    found: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found |= flat(value, f"{prefix}{name}.")
+        else:
+            found[f"{prefix}{name}"] = value if isinstance(value, bool | int | float | str) else str(value)
+    return found
+
+
+def log_result(logger: Logger, metrics: Mapping[str, float], pictures: Mapping[str, bytes], step: int) -> None:
+    """Gives a logger what is known only after training.
+
+    Args:
+        logger: any of Lightning's; one that takes no pictures gets the metrics alone.
+        metrics: by name.
+        pictures: PNG, by name.
+        step: the last training step.
+    """
+    logger.log_metrics(dict(metrics), step=step)
+    for name, data in pictures.items():
+        _log_picture(logger, name, Image.open(io.BytesIO(data)).convert("RGB"), step)
+    logger.save()
+
+
+def _log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(name, np.asarray(picture), global_step=step, dataformats="HWC")
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, picture, f"{name}.png")
+    elif hasattr(logger, "log_image"):  # Weights & Biases, and others after its pattern
+        logger.log_image(key=name, images=[picture], step=step)
