@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from broken_versions import edit
 from conftest import SMOKE
 from PIL import Image
 
@@ -154,9 +155,9 @@ def test_a_network_of_this_package_has_nothing_to_accept(publish: Any, registry:
     ],
 )
 def test_other_import_paths_are_refused(import_path: object, words: str, own: Any, registry: Registry) -> None:
-    version = registry.amend(own.id, network=own.manifest.network | {"import_path": import_path})
+    edit(own.path, lambda manifest: manifest["network"].update(import_path=import_path))
     with pytest.raises(VersionDamagedError, match=words):
-        load_network(version)
+        load_network(registry.get(own.id))
 
 
 @pytest.mark.parametrize(
