@@ -46,6 +46,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
     assert version.id == "v0001"
     assert set(version.manifest.files) == {
         "README.md",
+        "model.onnx",
         "model.safetensors",
         "model.onnx",
         "config.yaml",

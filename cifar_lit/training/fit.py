@@ -26,7 +26,6 @@ from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.own_network import check_describable
 from cifar_lit.native.library import absence
 from cifar_lit.registry.registry import Registry
-from cifar_lit.registry.version import CALIBRATION
 from cifar_lit.seeding import global_seed
 from cifar_lit.training.averaging import WarnOfSlowAverage
 from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO
@@ -50,7 +49,7 @@ from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
 from cifar_lit.training.promotion import decide
 from cifar_lit.training.publish import CONFIG, Published, publish
-from cifar_lit.training.run_files import flat, log_result, run_folder
+from cifar_lit.training.run_files import finish_run, flat, run_folder
 from cifar_lit.training.step_graph import StepGraph
 
 RUNS = "runs"
@@ -297,15 +296,8 @@ class FitCLI(LightningCLI):
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
         served = at_temperature(test, version.manifest.temperature)
-        pictures = {
-            "samples": plots.sample_grid(self.datamodule.test_set.images, served, f"{version.id} on the test set"),
-            "confusion_matrix": version.read("report/confusion_matrix.png"),
-            "calibration": version.read(CALIBRATION),
-        }
-        (self._run_folder / "samples.png").write_bytes(pictures["samples"])
-        measured = {name: value for name, value in version.manifest.metrics.items() if name.startswith("test/")}
-        for logger in self.trainer.loggers:
-            log_result(logger, measured, pictures, self.trainer.global_step)
+        samples = plots.sample_grid(self.datamodule.test_set.images, served, f"{version.id} on the test set")
+        finish_run(self._run_folder, self.trainer.loggers, version, samples, self.trainer.global_step)
         print(f"Logs, checkpoints to resume from, sample images: {self._run_folder}")
 
     def _callback(self, kind: type[_Callback]) -> _Callback:

@@ -1,7 +1,7 @@
 """What a run leaves behind: the folder of its files, and what its loggers get beside Lightning's metrics."""
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,8 @@ import numpy as np
 import pytorch_lightning as pl
 from PIL import Image
 from pytorch_lightning.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger
+
+from cifar_lit.registry.version import CALIBRATION, Version
 
 _PREFIX = "version_"
 
@@ -35,19 +37,25 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def log_result(logger: Logger, metrics: Mapping[str, float], pictures: Mapping[str, bytes], step: int) -> None:
-    """Gives a logger what is known only after training.
+def finish_run(folder: Path, loggers: Sequence[Logger], version: Version, samples: bytes, step: int) -> None:
+    """Puts sample images into the run's folder, and the version's test metrics and pictures into its loggers.
 
     Args:
-        logger: any of Lightning's; one that takes no pictures gets the metrics alone.
-        metrics: by name.
-        pictures: PNG, by name.
+        folder: of the run.
+        loggers: of the run.
+        version: what came of it.
+        samples: PNG.
         step: the last training step.
     """
-    logger.log_metrics(dict(metrics), step=step)
-    for name, data in pictures.items():
-        _log_picture(logger, name, Image.open(io.BytesIO(data)).convert("RGB"), step)
-    logger.save()
+    (folder / "samples.png").write_bytes(samples)
+    metrics = {name: value for name, value in version.manifest.metrics.items() if name.startswith("test/")}
+    pictures = {"samples": samples, "calibration": version.read(CALIBRATION)}
+    pictures["confusion_matrix"] = version.read("report/confusion_matrix.png")
+    for logger in loggers:
+        logger.log_metrics(metrics, step=step)
+        for name, data in pictures.items():
+            _log_picture(logger, name, Image.open(io.BytesIO(data)).convert("RGB"), step)
+        logger.save()
 
 
 def _log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
