@@ -147,6 +147,16 @@ def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
     assert "by more than 0.1 points" in Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).reason
 
 
+def test_the_longer_a_line_the_surer_the_gate_must_be_that_it_has_not_lost_too_much() -> None:
+    p_value = SMALL_DROP.drop_p_value(0.5)  # 0.0003
+    last = int(0.1 / p_value)
+    for generation, standing in ((1, "promoted"), (last, "promoted"), (last + 1, "rejected")):
+        given = evidence(line=SMALL_DROP, reference="v0001", generation=generation)
+        assert Gate().judge(given).standing == standing
+    alone = evidence(old=SMALL_DROP, generation=last + 1)  # the parent alone is compared as ever
+    assert Gate().judge(alone).standing == "promoted"
+
+
 def test_confidence_decides_how_sure_the_gate_must_be() -> None:
     assert Gate(confidence=0.5).judge(evidence(old=UNCERTAIN_DROP)).standing == "promoted"
     assert Gate(confidence=0.99).judge(evidence(old=KEPT)).standing == "promoted"

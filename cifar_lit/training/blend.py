@@ -26,6 +26,7 @@ class Given:
         reference: id of the version that the loss of the parent's line is measured against; empty if that is the
             parent.
         reference_on_old: its answers to the old validation images.
+        generation: how many fine-tunings the parent's line has, with this one.
     """
 
     num_given: int
@@ -33,6 +34,7 @@ class Given:
     known: str = ""
     reference: str = ""
     reference_on_old: Evaluation | None = None
+    generation: int = 1
 
     def evidence(self, comparisons: Mapping[str, Comparison]) -> Evidence:
         """All that the gate weighs, with parent and child compared on "learned" and, where there are any, on "old",
@@ -46,6 +48,7 @@ class Given:
             earlier=comparisons.get("earlier"),
             line=None if old is None or self.reference_on_old is None else Comparison(self.reference_on_old, old.after),
             reference=self.reference,
+            generation=self.generation,
             corrections=self.corrections,
             known=self.known,
         )

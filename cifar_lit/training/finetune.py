@@ -231,7 +231,8 @@ def _given(
     reference = reference or best(versions, datamodule.fingerprint())
     if reference is None or reference.id == parent.name:
         return given
-    return replace(given, reference=reference.id, reference_on_old=evaluate(load_network(reference, device), old))
+    answers = evaluate(load_network(reference, device), old)
+    return replace(given, reference=reference.id, reference_on_old=answers, generation=max(1, len(versions)))
 
 
 def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:

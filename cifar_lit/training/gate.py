@@ -28,6 +28,7 @@ class Evidence:
         line: the reference of the parent's line, its best version unless the operator named another, and the child on
             old validation images; none if that is the parent.
         reference: id of the first of these.
+        generation: how many fine-tunings the line has, this one included: all were judged by the same images.
         corrections: a person who saw the parent's answers gave the labels.
         known: why no new image is new, in words; empty if some are.
     """
@@ -39,6 +40,7 @@ class Evidence:
     earlier: Comparison | None = None
     line: Comparison | None = None
     reference: str = ""
+    generation: int = 1
     corrections: bool = False
     known: str = ""
 
@@ -101,7 +103,8 @@ class Gate:
     Attributes:
         max_drop: largest loss of accuracy on old images against the parent, in points (of 100).
         max_line_drop: largest loss against the best version of the parent's line, in points: the budget of all
-            fine-tunings of a line together.
+            fine-tunings of a line together. Each of them chose by the same images, so the chance of error that
+            `confidence` leaves is divided by their number (Bonferroni).
         confidence: how sure it must be that the loss is no larger, and how sure that new images are not answered worse
             before that counts against it. 0.5 goes by the figures alone.
         max_label_rank: mean place of the given labels in the parent's order of classes up to which they count as
@@ -167,16 +170,17 @@ class Gate:
 
     def _forgets(self, evidence: Evidence) -> Verdict | None:
         """What was lost of the old, of earlier increments and of the new."""
+        error, since = 1 - self.confidence, f"since {evidence.reference}, the reference of its line, "
         limits = (
-            ("", evidence.old, self.max_drop),
-            (f"since {evidence.reference}, the reference of its line, ", evidence.line, self.max_line_drop),
+            ("", evidence.old, self.max_drop, error),
+            (since, evidence.line, self.max_line_drop, error / evidence.generation),
         )
-        for since, old, max_drop in limits:
-            if old is not None and old.drop_p_value(max_drop) > 1 - self.confidence:
+        for named, old, max_drop, most in limits:
+            if old is not None and old.drop_p_value(max_drop) > most:
                 return Verdict(
                     "rejected",
-                    f"old accuracy {since}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
-                    f"out (p = {old.drop_p_value(max_drop):.2g}, {1 - self.confidence:.2g} or less is asked for)",
+                    f"old accuracy {named}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
+                    f"out (p = {old.drop_p_value(max_drop):.2g}, {most:.2g} or less is asked for)",
                     "forgets",
                 )
         earlier, new = evidence.earlier, evidence.new
