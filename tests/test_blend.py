@@ -76,12 +76,12 @@ def test_less_of_the_child_is_kept_if_the_whole_line_has_lost_too_much() -> None
     sets = {"old": images([], 1_000, 0), "new": images([0] * 40, 40, 1), "learned": images([0] * 40, 40, 1)}
     sets["old"].images[:30, 0, 0, 0] = 7  # lost since the parent from a share of 0.8 on
     parent, child = Switch(0.0), Switch(1.0)
-    given = Given(80, reference="v0001", reference_on_old=ancestor)
+    given = Given(80, line={"v0001": ancestor})
     strict = Gate(max_drop=100, max_line_drop=0.5)
     assert Blend().judge(parent, child, sets, strict, given).share == 0.6
     assert Blend().judge(parent, child, sets, Gate(max_drop=100, max_line_drop=100), given).share == 1.0
     alone = Blend((1.0,)).judge(parent, child, sets, strict, given).verdict
-    assert "since v0001, the reference of its line, 1.0000 -> 0.9700" in alone.reason
+    assert "since v0001, of its line, 1.0000 -> 0.9700" in alone.reason
 
 
 def test_what_helps_nothing_is_no_candidate_for_less_of_it() -> None:

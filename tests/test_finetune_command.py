@@ -371,13 +371,13 @@ def test_the_loss_of_a_whole_line_is_bounded(finetune: Call, learner: Registry) 
     assert finetune("a.npz", "--reference", "v0002", "--gate.max_line_drop", "0") == NOT_PROMOTED
     manifest = learner.get("v0003").manifest
     assert manifest.standing == "rejected"
-    assert "old accuracy since v0002, the reference of its line, 1.0000 -> " in manifest.reason
+    assert "old accuracy since v0002, of its line, 1.0000 -> " in manifest.reason
     # A line that was better once is measured against that
     learner.promote("v0002", "for this test")
     values = json.loads((learner.root / "v0001" / "manifest.json").read_text())
     (learner.root / "v0001" / "manifest.json").write_text(json.dumps(values | {"parent": "v0002"}))
     assert finetune("a.npz", "--from", "v0001", "--gate.max_line_drop", "0") == NOT_PROMOTED
-    assert "since v0002, the reference of its line, 1.0000 -> " in learner.get("v0004").manifest.reason
+    assert "since v0002, of its line, 1.0000 -> " in learner.get("v0004").manifest.reason
 
 
 def test_a_parent_that_is_not_the_champion_must_make_a_version_as_good_as_the_champion(

@@ -111,16 +111,16 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
         (evidence(corrections=True, learned=comparison(wrong=400)), "promoted", "20 of 440 mistakes corrected"),
         # The whole line
         (
-            evidence(line=SMALL_DROP, reference="v0001"),
+            evidence(line={"v0001": SMALL_DROP}),
             "promoted",
-            "v0001, the reference of its line, 0.8070 -> 0.8060",
+            "; since v0001 0.8070 -> 0.8060",
         ),
         (
-            evidence(line=LARGE_DROP, reference="v0001"),
+            evidence(line={"v0001": LARGE_DROP}),
             "rejected",
-            "since v0001, the reference of its line, 0.8160",
+            "since v0001, of its line, 0.8160",
         ),
-        (evidence(line=UNCERTAIN_DROP, reference="v0001"), "rejected", "by more than 0.5 points can't be ruled out"),
+        (evidence(line={"v0001": UNCERTAIN_DROP}), "rejected", "by more than 0.5 points can't be ruled out"),
         # What was learned before
         (evidence(earlier=SAME), "promoted", "new accuracy"),
         (evidence(earlier=FELL_BY_CHANCE), "promoted", "new accuracy"),
@@ -142,9 +142,19 @@ def test_a_result_gets_the_standing_that_its_evidence_deserves(given: Evidence, 
 def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
     assert Gate(max_drop=1.0).judge(evidence(old=LARGE_DROP)).standing == "promoted"
     assert Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).standing == "rejected"
-    assert Gate(max_line_drop=1.0).judge(evidence(line=LARGE_DROP)).standing == "promoted"
-    assert Gate(max_line_drop=0.1).judge(evidence(line=SMALL_DROP)).standing == "rejected"
+    assert Gate(max_line_drop=1.0).judge(evidence(line={"v0001": LARGE_DROP})).standing == "promoted"
+    assert Gate(max_line_drop=0.1).judge(evidence(line={"v0001": SMALL_DROP})).standing == "rejected"
     assert "by more than 0.1 points" in Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).reason
+
+
+def test_the_longer_a_line_the_surer_the_gate_must_be_that_it_has_not_lost_too_much() -> None:
+    p_value = SMALL_DROP.drop_p_value(0.5)  # 0.0003
+    last = int(0.1 / p_value)
+    for generation, standing in ((1, "promoted"), (last, "promoted"), (last + 1, "rejected")):
+        given = evidence(line={"v0001": SMALL_DROP}, generation=generation)
+        assert Gate().judge(given).standing == standing
+    alone = evidence(old=SMALL_DROP, generation=last + 1)  # the parent alone is compared as ever
+    assert Gate().judge(alone).standing == "promoted"
 
 
 def test_confidence_decides_how_sure_the_gate_must_be() -> None:
@@ -212,7 +222,12 @@ def test_a_mere_leaning_to_the_given_class_does_not_make_its_labels_true() -> No
 
 
 def test_only_what_it_costs_is_less_if_less_of_the_change_is_taken() -> None:
-    costly = [evidence(old=LARGE_DROP), evidence(line=LARGE_DROP), evidence(earlier=FELL), evidence(new=FELL)]
+    costly = [
+        evidence(old=LARGE_DROP),
+        evidence(line={"v0001": LARGE_DROP}),
+        evidence(earlier=FELL),
+        evidence(new=FELL),
+    ]
     others = [
         evidence(),
         evidence(old=None),

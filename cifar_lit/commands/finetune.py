@@ -138,8 +138,8 @@ def build_parser() -> ClassArgumentParser:
         "--reference",
         type=str | None,
         default=None,
-        help="version against which the loss of the whole line is measured (--gate.max_line_drop); default: the one of "
-        "the parent's line that is best on old validation images",
+        help="version against which the loss of the whole line is measured (--gate.max_line_drop); default: the first "
+        "and the best one of the parent's line",
     )
     parser.add_argument(
         "--keep_increments_mib",

@@ -17,7 +17,7 @@ from cifar_lit.data.augment import Augmentation
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import ImageSet, hold_out
 from cifar_lit.data.loader import DeviceLoader
-from cifar_lit.data.remembered import TRAINING, Remembered, why_known
+from cifar_lit.data.remembered import TRAINING, Remembered, copies, why_known, without
 from cifar_lit.data.replay import ReplayLoader, Sampling
 from cifar_lit.data.sources import is_at_hand
 from cifar_lit.errors import IncrementError, SettingError
@@ -142,7 +142,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         if self.earlier_val is not None:
             copy_of = similar.matches(new.images, self.earlier_val.images)
             if self.corrections:  # of an image that the parent still gets wrong: to be learned now
-                self.earlier_val = _without(self.earlier_val, copy_of[copy_of >= 0])
+                self.earlier_val = without(self.earlier_val, copy_of[copy_of >= 0])
             else:
                 judges["images held out of earlier increments"] = copy_of >= 0
         rows = self._usable(new, judges)
@@ -208,7 +208,7 @@ class FinetuneDataModule(CIFAR10DataModule):
             learned, held_out = each.read(self.parent_classes)
             self.replayed.append({"name": each.name, "sha256": each.sha256, "count": len(learned)})
             for place, (version, data) in enumerate(earlier):  # the last label of an image counts
-                earlier[place] = version, _without(data, _copies(learned, data)[1])
+                earlier[place] = version, without(data, copies(learned, data)[1])
             earlier.append((each.version, learned))
             judges += [held_out] if len(held_out) else []
         versions = {each.sha256: each.version for each in self.remembered}
@@ -218,7 +218,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         if judges:
             held_out = functools.reduce(operator.add, judges)
             for _, data in earlier:  # what was held out first may have been corrected later
-                held_out = _without(held_out, (similar.matches(held_out.images, data.images) >= 0).nonzero().squeeze(1))
+                held_out = without(held_out, (similar.matches(held_out.images, data.images) >= 0).nonzero().squeeze(1))
             self.earlier_val = held_out
         return earlier
 
@@ -232,10 +232,10 @@ class FinetuneDataModule(CIFAR10DataModule):
         usable = new.subset(rows)
         replayed = []
         for origin, data in old:
-            same, relabelled = _copies(usable, data)
+            same, relabelled = copies(usable, data)
             for place in same.tolist():
                 origins[place] = origins[place] or origin
-            replayed.append(_without(data, relabelled))
+            replayed.append(without(data, relabelled))
         return origins, replayed
 
     def _note_rows(self, learned: Tensor, held: Tensor) -> None:
@@ -288,19 +288,3 @@ class FinetuneDataModule(CIFAR10DataModule):
         places = map(self._place, rows[:5].tolist())
         found = [f"{self.learned[index]['name']}#{row}" for index, row in places]
         return ", ".join(found) + (", ..." if len(rows) > 5 else "")
-
-
-def _copies(new: ImageSet, old: ImageSet) -> tuple[Tensor, Tensor]:
-    """int64: new images that are copies of old ones with the same label; old images whose copies have another."""
-    copy_of = similar.matches(new.images, old.images)
-    rows = (copy_of >= 0).nonzero().squeeze(1)
-    same = new.labels[rows] == old.labels[copy_of[rows]]
-    return rows[same], copy_of[rows[~same]]
-
-
-def _without(data: ImageSet, rows: Tensor) -> ImageSet:
-    if not len(rows):
-        return data
-    keep = torch.ones(len(data), dtype=torch.bool)
-    keep[rows] = False
-    return data.subset(keep.nonzero().squeeze(1))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
-from cifar_lit.data import increment
+from cifar_lit.data import increment, similar
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import IncrementError
 
@@ -74,3 +75,20 @@ def why_known(origins: Iterable[str]) -> str:
         (kind,) = kinds.values()
         return f"all {total:,} are {kind}"
     return f"of {total:,} new images " + ", ".join(f"{count:,} are {kinds[each]}" for each, count in counts.items())
+
+
+def copies(new: ImageSet, old: ImageSet) -> tuple[Tensor, Tensor]:
+    """int64: new images that are copies of old ones with the same label; old images whose copies have another."""
+    copy_of = similar.matches(new.images, old.images)
+    rows = (copy_of >= 0).nonzero().squeeze(1)
+    same = new.labels[rows] == old.labels[copy_of[rows]]
+    return rows[same], copy_of[rows[~same]]
+
+
+def without(data: ImageSet, rows: Tensor) -> ImageSet:
+    """The images but those at `rows` (int64)."""
+    if not len(rows):
+        return data
+    keep = torch.ones(len(data), dtype=torch.bool)
+    keep[rows] = False
+    return data.subset(keep.nonzero().squeeze(1))

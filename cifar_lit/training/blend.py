@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,16 +23,15 @@ class Given:
         num_given: new images as they came.
         corrections: a person who saw the parent's answers gave the labels.
         known: why no new image is new, in words; empty if some are.
-        reference: id of the version that the loss of the parent's line is measured against; empty if that is the
-            parent.
-        reference_on_old: its answers to the old validation images.
+        line: answers of earlier versions of the parent's line to the old validation images, by id.
+        generation: how many fine-tunings the parent's line has, with this one.
     """
 
     num_given: int
     corrections: bool = False
     known: str = ""
-    reference: str = ""
-    reference_on_old: Evaluation | None = None
+    line: Mapping[str, Evaluation] = field(default_factory=dict)
+    generation: int = 1
 
     def evidence(self, comparisons: Mapping[str, Comparison]) -> Evidence:
         """All that the gate weighs, with parent and child compared on "learned" and, where there are any, on "old",
@@ -44,8 +43,8 @@ class Given:
             comparisons["learned"],
             self.num_given,
             earlier=comparisons.get("earlier"),
-            line=None if old is None or self.reference_on_old is None else Comparison(self.reference_on_old, old.after),
-            reference=self.reference,
+            line={} if old is None else {name: Comparison(each, old.after) for name, each in self.line.items()},
+            generation=self.generation,
             corrections=self.corrections,
             known=self.known,
         )

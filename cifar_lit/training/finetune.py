@@ -26,7 +26,7 @@ from cifar_lit.registry.weights import load_network
 from cifar_lit.seeding import global_seed
 from cifar_lit.training.blend import Blend, Given
 from cifar_lit.training.gate import Gate
-from cifar_lit.training.line import ROWS, best, keep, line, remembered
+from cifar_lit.training.line import ROWS, keep, line, references, remembered
 from cifar_lit.training.progress import Tell, tell_nobody
 from cifar_lit.training.promotion import Decision
 from cifar_lit.training.publish import Published, publish
@@ -80,8 +80,8 @@ def finetune(
         blend: how much of what was learned is kept.
         registry: where the version goes.
         config: text of the config file that makes this run again.
-        reference: what the loss of a whole line is measured against. Default: the version of the parent's line that was
-            most accurate on the old validation images.
+        reference: what the loss of a whole line is measured against. Default: the first and the most accurate version
+            of the parent's line.
         keep_mib: MiB that the increments kept in the registry may take; 0 keeps none.
         source: the file that the parent was read from, if it is no version.
         tell: gets each stage as it begins, and the end of the last; `TellProgress` among the trainer's callbacks tells
@@ -228,10 +228,9 @@ def _given(
     old = datamodule.old_val
     if old is None:
         return given
-    reference = reference or best(versions, datamodule.fingerprint())
-    if reference is None or reference.id == parent.name:
-        return given
-    return replace(given, reference=reference.id, reference_on_old=evaluate(load_network(reference, device), old))
+    chosen = references(versions, datamodule.fingerprint()) if reference is None else [reference]
+    answers = {each.id: evaluate(load_network(each, device), old) for each in chosen if each.id != parent.name}
+    return replace(given, line=answers, generation=max(1, len(versions)))
 
 
 def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """The gate: whether a fine-tuned network may take its parent's place."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -25,9 +26,8 @@ class Evidence:
         learned: both on the new images that the child learned from.
         num_given: new images as they came, before copies and the like were left out.
         earlier: both on what was held out of the increments that the parent's line learned before; none if none was.
-        line: the reference of the parent's line, its best version unless the operator named another, and the child on
-            old validation images; none if that is the parent.
-        reference: id of the first of these.
+        line: by id, earlier versions of the parent's line and the child on old validation images.
+        generation: how many fine-tunings the line has, this one included: all were judged by the same images.
         corrections: a person who saw the parent's answers gave the labels.
         known: why no new image is new, in words; empty if some are.
     """
@@ -37,8 +37,8 @@ class Evidence:
     learned: Comparison
     num_given: int
     earlier: Comparison | None = None
-    line: Comparison | None = None
-    reference: str = ""
+    line: Mapping[str, Comparison] = field(default_factory=dict)
+    generation: int = 1
     corrections: bool = False
     known: str = ""
 
@@ -100,8 +100,9 @@ class Gate:
 
     Attributes:
         max_drop: largest loss of accuracy on old images against the parent, in points (of 100).
-        max_line_drop: largest loss against the best version of the parent's line, in points: the budget of all
-            fine-tunings of a line together.
+        max_line_drop: largest loss against the first and the best version of the parent's line, in points: the budget
+            of all fine-tunings of a line together. Each of them chose by the same images, so the chance of error that
+            `confidence` leaves is divided by their number (Bonferroni).
         confidence: how sure it must be that the loss is no larger, and how sure that new images are not answered worse
             before that counts against it. 0.5 goes by the figures alone.
         max_label_rank: mean place of the given labels in the parent's order of classes up to which they count as
@@ -159,24 +160,22 @@ class Gate:
         if unproven is not None:
             return unproven
         kept = f"old accuracy {_change(old)} (p = {old.drop_p_value(self.max_drop):.2g})"
-        if evidence.line is not None:
-            p_value = evidence.line.drop_p_value(self.max_line_drop)
-            since = f"since {evidence.reference}, the reference of its line"
-            kept += f"; {since}, {_change(evidence.line)} (p = {p_value:.2g})"
+        for version, line in evidence.line.items():
+            kept += f"; since {version} {_change(line)} (p = {line.drop_p_value(self.max_line_drop):.2g})"
         return Verdict("promoted", f"{_gain(evidence)}; {kept}")
 
     def _forgets(self, evidence: Evidence) -> Verdict | None:
         """What was lost of the old, of earlier increments and of the new."""
-        limits = (
-            ("", evidence.old, self.max_drop),
-            (f"since {evidence.reference}, the reference of its line, ", evidence.line, self.max_line_drop),
-        )
-        for since, old, max_drop in limits:
-            if old is not None and old.drop_p_value(max_drop) > 1 - self.confidence:
+        error = 1 - self.confidence
+        limits = [("", evidence.old, self.max_drop, error)]
+        for version, line in evidence.line.items():
+            limits.append((f"since {version}, of its line, ", line, self.max_line_drop, error / evidence.generation))
+        for named, old, max_drop, most in limits:
+            if old is not None and old.drop_p_value(max_drop) > most:
                 return Verdict(
                     "rejected",
-                    f"old accuracy {since}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
-                    f"out (p = {old.drop_p_value(max_drop):.2g}, {1 - self.confidence:.2g} or less is asked for)",
+                    f"old accuracy {named}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
+                    f"out (p = {old.drop_p_value(max_drop):.2g}, {most:.2g} or less is asked for)",
                     "forgets",
                 )
         earlier, new = evidence.earlier, evidence.new

@@ -44,9 +44,9 @@ def remembered(registry: Registry, versions: list[Version]) -> list[Remembered]:
     return list(found.values())
 
 
-def best(versions: list[Version], data: Mapping[str, Any]) -> Version | None:
-    """The version of a line that was most accurate on the validation images of a data set; none if none was measured on
-    them.
+def references(versions: list[Version], data: Mapping[str, Any]) -> list[Version]:
+    """The first and the most accurate version of a line, of those that were measured on the validation images of a data
+    set. The first stays the same whatever comes later.
 
     Args:
         versions: the line.
@@ -59,7 +59,10 @@ def best(versions: list[Version], data: Mapping[str, Any]) -> Version | None:
         and version.manifest.data.get("train", {}).get("sha256") == data["train"]["sha256"]
         and version.manifest.data.get("split") == data["split"]
     ]
-    return max(measured, key=lambda version: version.manifest.metrics["val/acc"], default=None)
+    if not measured:
+        return []
+    best = max(measured, key=lambda version: version.manifest.metrics["val/acc"])
+    return [measured[0], *([best] if best.id != measured[0].id else [])]
 
 
 def keep(datamodule: FinetuneDataModule, registry: Registry, max_mib: int) -> None:

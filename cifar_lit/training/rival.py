@@ -55,7 +55,7 @@ def beside(
         given,
         num_given=sum(len(each) for name, each in sets.items() if name != "old"),
         known="" if len(new) else f"there are no held-out new images that {champion.id} is known not to have learned",
-        reference_on_old=None,
+        line={},
     )
     return gate.judge(told.evidence(compare(theirs, ours)))
 
