@@ -48,7 +48,6 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
         "README.md",
         "model.onnx",
         "model.safetensors",
-        "model.onnx",
         "config.yaml",
         "report/metrics.json",
         "report/report.txt",
