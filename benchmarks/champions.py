@@ -141,7 +141,7 @@ async def broken(server: Server) -> dict[str, Any]:
 
 
 def answers_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[str, float]]:
-    from cifar_lit.serving.predictor import Predictor
+    from cifar_lit.inference.predictor import Predictor
 
     predictor = Predictor.from_version(registry.get(version))
     return [predictor.predict_bytes(body).probabilities for body in bodies]

@@ -26,11 +26,11 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from cifar_lit.data.sources import read_split
+from cifar_lit.inference import occlusion
+from cifar_lit.inference.predictor import Pixels, Predictor
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
-from cifar_lit.serving import occlusion
-from cifar_lit.serving.predictor import Pixels, Predictor
 
 Heat = npt.NDArray[np.float32]
 Way = Callable[[Pixels, int], Heat]

@@ -23,11 +23,11 @@ from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.data.image_files import read_image
 from cifar_lit.data.images import to_network_size
 from cifar_lit.errors import InputError, SettingError
+from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.registry.reference import is_file
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.registry.shipped import registry_to_read
 from cifar_lit.registry.version import Version
-from cifar_lit.serving.predictor import Prediction, Predictor
 
 _Path = str | os.PathLike[str]
 _ALL_CORES = 0

@@ -9,7 +9,7 @@ from sphinx.application import Sphinx
 
 from cifar_lit import __version__
 from cifar_lit.cli import main
-from cifar_lit.serving.app import Options, create_app
+from cifar_lit.serving.app import create_app
 
 HERE = Path(__file__).parent
 GENERATED = HERE / "_generated"
@@ -61,7 +61,7 @@ def write_command_line() -> None:
 
 
 def write_rest() -> None:
-    schema = create_app(Options(page=False)).openapi()
+    schema = create_app().openapi()
     rows = [
         f"| `{method.upper()} {path}` | {about['summary']} | {', '.join(sorted(about['responses']))} |"
         for path, methods in schema["paths"].items()

@@ -24,9 +24,9 @@ from test_teaching import mistaken
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data.images import encode_png
+from cifar_lit.inference.predictor import Pixels, Predictor
+from cifar_lit.page.examples import load_examples
 from cifar_lit.registry.registry import Registry
-from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.predictor import Pixels, Predictor
 
 ROOT = Path(__file__).parent.parent
 PASSWORD = "open sesame"

@@ -17,7 +17,8 @@ import httpx
 import uvicorn
 import uvloop
 
-from cifar_lit.serving.app import Options, create_app
+from cifar_lit.page.app import create_app
+from cifar_lit.serving.app import Options
 from cifar_lit.serving.protocol import Protocol
 
 _START_S = 120.0

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from cifar_lit.errors import DeadlineError, OverloadedError, SettingError
-from cifar_lit.serving import batcher as batcher_module
-from cifar_lit.serving.batcher import Done, MicroBatcher
+from cifar_lit.inference import batcher as batcher_module
+from cifar_lit.inference.batcher import Done, MicroBatcher
 
 PATIENCE_S = 60.0
 """Only a failing test waits for so long."""

@@ -19,12 +19,12 @@ from servers import serving
 from test_teaching import mistaken
 
 from cifar_lit.data.images import MAX_BYTES, decode
+from cifar_lit.inference.predictor import Prediction, Predictor
+from cifar_lit.page.answer import percent
+from cifar_lit.page.examples import load_examples
+from cifar_lit.page.uploads import TOO_LARGE
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.login import SIGN_IN
-from cifar_lit.serving.page.answer import percent
-from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.page.uploads import TOO_LARGE
-from cifar_lit.serving.predictor import Prediction, Predictor
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no chromium: apt-get install chromium, or name one in CIFAR_LIT_CHROMIUM"

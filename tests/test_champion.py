@@ -12,11 +12,11 @@ import torch
 from broken_versions import BROKEN, FOLDERS, STUCK, edit, network_args, point_at, rewrite
 
 from cifar_lit.errors import OverloadedError
+from cifar_lit.inference import champion as champion_module
+from cifar_lit.inference.champion import Champion, Refusal, Serving
+from cifar_lit.inference.predictor import Pixels, Predictor
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, WEIGHTS
-from cifar_lit.serving import champion as champion_module
-from cifar_lit.serving.champion import Champion, Refusal, Serving
-from cifar_lit.serving.predictor import Pixels, Predictor
 
 pytestmark = pytest.mark.filterwarnings("ignore:Initializing zero-element tensors:UserWarning")
 

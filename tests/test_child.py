@@ -12,7 +12,7 @@ import torch
 from finetuning import DRAWN, QUICK, QUIET
 
 from cifar_lit.data import increment, synthetic
-from cifar_lit.serving import child
+from cifar_lit.feedback import child
 
 
 def in_group(group: int) -> set[int]:
@@ -90,7 +90,7 @@ def test_lines_are_split_wherever_they_were_cut_and_a_long_one_is_shortened() ->
 
 SERVER = """
 import asyncio, sys
-from cifar_lit.serving import child
+from cifar_lit.feedback import child
 
 asyncio.run(child.run(sys.argv[1:], nice=0, on_line=lambda line: print(line, flush=True)))
 """

@@ -399,7 +399,7 @@ def test_predict_without_a_champion_says_how_to_get_one(capsys, images: Path) ->
 def test_serving_without_its_extra_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in [name for name in sys.modules if name.startswith("cifar_lit.serving.page")]:
+    for name in [name for name in sys.modules if name.startswith("cifar_lit.page")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["serve"]) == 2

@@ -22,9 +22,9 @@ from PIL import Image
 
 from cifar_lit.data.images import decode
 from cifar_lit.errors import ImageError, OverloadedError, SettingError
-from cifar_lit.serving import decode_process
-from cifar_lit.serving import decoder as decoder_module
-from cifar_lit.serving.decoder import Decoder
+from cifar_lit.inference import decode_process
+from cifar_lit.inference import decoder as decoder_module
+from cifar_lit.inference.decoder import Decoder
 
 LARGE = encoded(Image.new("RGBA", (4_000, 4_000)), compress_level=1)
 """Takes tenths of a second and hundreds of MiB."""
@@ -578,7 +578,7 @@ def test_workers_end_when_the_server_is_killed(tmp_path: Path) -> None:
     script.write_text(
         "import asyncio\n"
         "from pathlib import Path\n"
-        "from cifar_lit.serving.decoder import Decoder\n"
+        "from cifar_lit.inference.decoder import Decoder\n"
         "with Path(__file__).with_name('runs').open('a') as file:\n"
         "    file.write('.')\n"
         "async def main():\n"

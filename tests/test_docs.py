@@ -88,8 +88,9 @@ def test_commands_and_options_that_are_named_exist(
     words = words[words.index("cifar-lit") + 1 :]
     command = " ".join(words[: 2 if words[0] in ("increment", "versions") else 1])
     if command not in helps:
-        with contextlib.suppress(SystemExit):
-            main([*command.split(), "--help"])
+        for each in [command, *(["fit"] if command == "sweep" else [])]:  # a sweep takes what fit does
+            with contextlib.suppress(SystemExit):
+                main([*each.split(), "--help"])
         helps[command] = capsys.readouterr().out
     for word in words:
         if word.startswith("--"):

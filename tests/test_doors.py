@@ -16,11 +16,12 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cifar_lit.serving.app import Options, create_app
+from cifar_lit.page import doors, guarded
+from cifar_lit.page.app import create_app
+from cifar_lit.page.doors import Doors
+from cifar_lit.serving.app import Options
 from cifar_lit.serving.login import COOKIE, Login
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.page import doors, guarded
-from cifar_lit.serving.page.doors import Doors
 
 CAT = (Path(__file__).parent.parent / "docs" / "cat.jpg").read_bytes()
 PASSWORD = "open sesame"

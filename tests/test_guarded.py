@@ -9,8 +9,9 @@ from gradio.state_holder import SessionState
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from cifar_lit.serving.app import Options, create_app
-from cifar_lit.serving.page.guarded import GuardedBlocks
+from cifar_lit.page.app import create_app
+from cifar_lit.page.guarded import GuardedBlocks
+from cifar_lit.serving.app import Options
 
 
 def test_uploads_stay_closed_also_after_a_session_changed_its_component():

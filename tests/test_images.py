@@ -401,5 +401,5 @@ def test_of_200_scans_no_pixel_is_decoded() -> None:
 
 
 def test_decoding_imports_no_torch() -> None:
-    code = "import sys, cifar_lit.data.images, cifar_lit.serving.decode_worker; print('torch' in sys.modules)"
+    code = "import sys, cifar_lit.data.images, cifar_lit.inference.decode_worker; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "False\n"

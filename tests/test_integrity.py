@@ -4,9 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from cifar_lit.inference.champion import Champion
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.serving.champion import Champion
 from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.metrics import Metrics
 

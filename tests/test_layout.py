@@ -12,8 +12,8 @@ from cifar_lit import extras
 
 PACKAGE = Path(cifar_lit.__file__).parent
 FLOOR = {"__init__", "cifar10", "errors", "extras", "files", "memory", "seeding"}
-ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "serving", "api"]
-ROOMS += ["commands", "cli", "__main__"]
+ROOMS = ["native", "data", "evaluation", "models", "registry", "interop", "training", "inference", "feedback"]
+ROOMS += ["serving", "page", "api", "commands", "cli", "__main__"]
 """From the bottom, above the floor. A room imports from itself, from the floor and from the rooms before it."""
 
 
@@ -81,7 +81,7 @@ def test_imports_point_down(name: str) -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("name", modules_of("serving"))
+@pytest.mark.parametrize("name", modules_of("inference", "feedback", "serving", "page"))
 def test_serving_leads_to_nothing_that_trains(name: str) -> None:
     forbidden = (*extras.MODULES["train"], "lightning", "cifar_lit.models", "cifar_lit.interop", "cifar_lit.training")
     assert not [other for other in reach(name) if in_package(other, *forbidden)]
@@ -93,9 +93,15 @@ def test_interop_does_not_lead_to_lightning_or_training(name: str) -> None:
     assert not [other for other in reach(name) if in_package(other, *forbidden)]
 
 
-@pytest.mark.parametrize("name", modules_of("training"))
-def test_training_does_not_lead_to_the_page(name: str) -> None:
-    assert not [other for other in reach(name) if in_package(other, "fastapi", "gradio", "cifar_lit.serving")]
+@pytest.mark.parametrize("name", modules_of("training", "inference", "feedback", "api"))
+def test_neither_training_nor_inference_leads_to_http(name: str) -> None:
+    http = ("fastapi", "starlette", "uvicorn", "gradio", "httpx")
+    assert not [other for other in reach(name) if in_package(other, *http)]
+
+
+@pytest.mark.parametrize("name", modules_of("serving"))
+def test_serving_does_not_lead_to_gradio(name: str) -> None:
+    assert not [other for other in reach(name) if in_package(other, "gradio")]
 
 
 @pytest.mark.parametrize("name", ["cifar_lit.cli", "cifar_lit.registry.registry", "cifar_lit.commands.versions"])
@@ -137,7 +143,7 @@ def test_the_base_predicts_and_manages_versions() -> None:
 
 
 def test_the_server_needs_nothing_that_trains() -> None:
-    names = ", ".join(modules_of("serving") + ["cifar_lit.commands.serve"])
+    names = ", ".join([*modules_of("inference", "feedback", "serving", "page"), "cifar_lit.commands.serve"])
     code = WITHOUT.format(absent=set(extras.MODULES["train"]))
     assert python(f"{code}\nimport {names.replace(', cifar_lit.serving.ray_app', '')}\nprint('done')") == "done\n"
 

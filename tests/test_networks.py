@@ -15,6 +15,7 @@ from cifar_lit.cifar10 import CLASS_NAMES, MEAN, STD
 from cifar_lit.data import synthetic
 from cifar_lit.data.loader import DeviceLoader
 from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.inference.predictor import Predictor
 from cifar_lit.interop import onnx_model, weights_npz
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
@@ -22,7 +23,6 @@ from cifar_lit.models.networks import NETWORKS, Network, ThreeBlockCNN, Whitened
 from cifar_lit.models.optimizers import Muon
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
-from cifar_lit.serving.predictor import Predictor
 from cifar_lit.training.blend import mix
 
 

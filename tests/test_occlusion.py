@@ -2,7 +2,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from cifar_lit.serving.occlusion import heat_map, patches
+from cifar_lit.inference.occlusion import heat_map, patches
 
 Pixels = npt.NDArray[np.uint8]
 

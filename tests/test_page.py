@@ -30,16 +30,16 @@ from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.errors import ImageError
 from cifar_lit.evaluation.evaluation import evaluate
+from cifar_lit.inference.predictor import Prediction, Predictor
+from cifar_lit.inference.service import Answer, Limits
+from cifar_lit.page import answer as shown
+from cifar_lit.page.classify import _Turn, build_classify
+from cifar_lit.page.examples import load_examples
+from cifar_lit.page.page import _header
+from cifar_lit.page.uploads import read_picture
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
-from cifar_lit.serving.page import answer as shown
-from cifar_lit.serving.page.classify import _Turn, build_classify
-from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.page.page import _header
-from cifar_lit.serving.page.uploads import read_picture
-from cifar_lit.serving.predictor import Prediction, Predictor
-from cifar_lit.serving.service import Answer, Limits
 from cifar_lit.serving.uploads import MAX_FILES
 
 ROOT = Path(__file__).parent.parent

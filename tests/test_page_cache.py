@@ -12,9 +12,10 @@ from starlette.routing import Route, Router
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cifar_lit.serving.app import Options, create_app
+from cifar_lit.page.app import create_app
+from cifar_lit.page.cache import PageCache
+from cifar_lit.serving.app import Options
 from cifar_lit.serving.login import Login
-from cifar_lit.serving.page.cache import PageCache
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 LONG = "All visitors are sent this. " * 100

@@ -17,19 +17,19 @@ from torchvision.io import encode_png
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data.images import decode
+from cifar_lit.inference.champion import Champion
+from cifar_lit.inference.decode_process import NetworkImage
+from cifar_lit.inference.decoder import Decoder
+from cifar_lit.inference.predictor import Predictor
+from cifar_lit.inference.service import Service
+from cifar_lit.page import model_html as html
+from cifar_lit.page.catalogue import Catalogue, Entry, Served, served_periods
+from cifar_lit.page.guarded import GuardedBlocks
+from cifar_lit.page.model import build_model
+from cifar_lit.page.model_view import REASON
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, ONNX, WEIGHTS, Version
-from cifar_lit.serving.champion import Champion
-from cifar_lit.serving.decode_process import NetworkImage
-from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.login import COOKIE, Login, add_login
-from cifar_lit.serving.page import model_html as html
-from cifar_lit.serving.page.catalogue import Catalogue, Entry, Served, served_periods
-from cifar_lit.serving.page.guarded import GuardedBlocks
-from cifar_lit.serving.page.model import build_model
-from cifar_lit.serving.page.model_view import REASON
-from cifar_lit.serving.predictor import Predictor
-from cifar_lit.serving.service import Service
 
 PASSWORD = "open sesame"
 PIXELS = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))

@@ -20,15 +20,16 @@ from test_teaching import MORE, mistaken
 from cifar_lit.cli import main
 from cifar_lit.data import corrected_images, increment
 from cifar_lit.data.images import Pixels, encode_png
+from cifar_lit.feedback.teaching import Audit
+from cifar_lit.feedback.tuning import Figures, Job
+from cifar_lit.inference.predictor import Prediction, Predictor
+from cifar_lit.inference.service import Answer
+from cifar_lit.page import teach_html as html
+from cifar_lit.page.app import create_app
+from cifar_lit.page.teach_desk import Increment, View
 from cifar_lit.registry.registry import Registry
-from cifar_lit.serving.app import Options, create_app
+from cifar_lit.serving.app import Options
 from cifar_lit.serving.login import OFF, SIGN_IN
-from cifar_lit.serving.page import teach_html as html
-from cifar_lit.serving.page.teach_desk import Increment, View
-from cifar_lit.serving.predictor import Prediction, Predictor
-from cifar_lit.serving.service import Answer
-from cifar_lit.serving.teaching import Audit
-from cifar_lit.serving.tuning import Figures, Job
 
 PASSWORD = "open sesame"
 OPTIONS = (*DRAWN, *QUICK, "--trainer.accelerator", "cpu")

@@ -8,7 +8,7 @@ from starlette.responses import PlainTextResponse
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cifar_lit.serving.page.warm import warm_at_start
+from cifar_lit.page.warm import warm_at_start
 
 
 class Page:

@@ -13,9 +13,9 @@ from PIL import Image
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import encode_png
 from cifar_lit.errors import ImageError, RegistryError, VersionDamagedError
+from cifar_lit.inference.predictor import Pixels, Predictor
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, Version
-from cifar_lit.serving.predictor import Pixels, Predictor
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 

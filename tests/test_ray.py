@@ -11,9 +11,9 @@ import httpx
 import pytest
 import yaml
 
+from cifar_lit.inference.predictor import Predictor
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.serving.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
 CAT = ROOT / "docs" / "cat.jpg"

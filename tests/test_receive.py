@@ -15,10 +15,10 @@ from servers import serving
 
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import InputError
+from cifar_lit.page import receive
+from cifar_lit.page.receive import PATH
+from cifar_lit.page.upload_form import Progress, UploadForm
 from cifar_lit.serving import gatekeeper
-from cifar_lit.serving.page import receive
-from cifar_lit.serving.page.receive import PATH
-from cifar_lit.serving.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.uploads import MAX_FILES
 
 FORM = "Content-Type: multipart/form-data; boundary=x"

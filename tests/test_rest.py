@@ -26,13 +26,13 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import DeadlineError, OverloadedError
+from cifar_lit.inference.predictor import Predictor
+from cifar_lit.inference.service import Limits
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.app import Options, create_app
 from cifar_lit.serving.inference_routes import InferenceAnswer
-from cifar_lit.serving.predictor import Predictor
 from cifar_lit.serving.rest import MAX_FORM_BYTES
-from cifar_lit.serving.service import Limits
 
 ROOT = Path(__file__).parent.parent
 FOLDER = tempfile.TemporaryDirectory()
@@ -43,7 +43,7 @@ METHODS = ("GET", "POST", "PUT", "DELETE", "PATCH")
 
 
 def options(**changes: Any) -> Options:
-    return Options(**{"registry": CHECKPOINTS, "page": False, "decode_workers": 1, **changes})
+    return Options(**{"registry": CHECKPOINTS, "decode_workers": 1, **changes})
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ import pytest
 def test_a_restricted_process_can_decode_and_do_little_else(attempt: str, outcome: str) -> None:
     code = f"""
 import os, socket, subprocess, sys, threading
-from cifar_lit.serving.sandbox import restrict
+from cifar_lit.inference.sandbox import restrict
 answers = os.dup(1)
 restrict(64 << 20)
 try:

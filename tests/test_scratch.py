@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from cifar_lit.errors import SettingError
-from cifar_lit.serving.page import scratch as module
-from cifar_lit.serving.page.scratch import VARIABLE, scratch
+from cifar_lit.page import scratch as module
+from cifar_lit.page.scratch import VARIABLE, scratch
 
 OTHER = """
 import time
-from cifar_lit.serving.page.scratch import scratch
+from cifar_lit.page.scratch import scratch
 with scratch() as folder:
     (folder / "upload").mkdir()
     (folder / "upload" / "half").write_bytes(b"half")

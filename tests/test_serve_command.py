@@ -188,11 +188,12 @@ def test_a_port_that_is_taken_is_said_in_a_line(capsys: pytest.CaptureFixture[st
         ({}, "anybody who reaches port 80, by any name, may have pictures answered by the page and REST"),
         ({"api_keys": {"x"}}, "whoever has an API key may have pictures answered by REST"),
         ({"api_keys": {"x"}, "public_page": True}, "anybody who reaches port 80, by any name, .* by the page;"),
-        ({"page": False}, "anybody who reaches port 80, by any name, may have pictures answered by REST;"),
+        ({"has_page": False}, "anybody who reaches port 80, by any name, may have pictures answered by REST;"),
     ],
 )
 def test_a_server_that_is_open_to_others_says_who_may_do_what(options: dict[str, Any], told: str) -> None:
-    line = serve._who_may(Options(**options), 80)
+    has_page = options.pop("has_page", True)
+    line = serve._who_may(Options(**options), 80, has_page=has_page)
     assert re.search(told, line)
     assert "nobody may teach or choose the version (CIFAR_LIT_PASSWORD is not set" in line
     assert "\n" not in line

@@ -16,12 +16,12 @@ from torchvision.io import encode_jpeg, encode_png
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import DeadlineError, ImageError, InputError, OverloadedError
+from cifar_lit.inference.champion import Champion
+from cifar_lit.inference.decode_process import NetworkImage
+from cifar_lit.inference.decoder import Decoder
+from cifar_lit.inference.predictor import Prediction, Predictor
+from cifar_lit.inference.service import Answer, Limits, Pixels, Service
 from cifar_lit.registry.registry import Registry
-from cifar_lit.serving.champion import Champion
-from cifar_lit.serving.decode_process import NetworkImage
-from cifar_lit.serving.decoder import Decoder
-from cifar_lit.serving.predictor import Prediction, Predictor
-from cifar_lit.serving.service import Answer, Limits, Pixels, Service
 
 PATIENCE_S = 60.0
 """Only a failing test waits for so long."""

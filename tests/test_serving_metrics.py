@@ -5,10 +5,10 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.serving.champion import Refusal, Serving
+from cifar_lit.inference.champion import Refusal, Serving
+from cifar_lit.inference.predictor import Prediction
+from cifar_lit.inference.service import Answer
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.predictor import Prediction
-from cifar_lit.serving.service import Answer
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from cifar_lit.cli import main
+from cifar_lit.inference.predictor import Predictor
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
-from cifar_lit.serving.predictor import Predictor
 
 ROOT = Path(__file__).parent.parent
 

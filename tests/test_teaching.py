@@ -21,13 +21,13 @@ from finetuning import DRAWN, QUICK, tree
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrected_images, corrections, increment, synthetic
 from cifar_lit.errors import CifarLitError, DataError, SettingError
+from cifar_lit.feedback import teaching
+from cifar_lit.feedback.teaching import BusyError, Teacher
+from cifar_lit.feedback.tuning import LOG, Job, Tuning, error_of
+from cifar_lit.inference.predictor import Pixels, Predictor
+from cifar_lit.page.teach_desk import View
+from cifar_lit.page.teach_html import verdict
 from cifar_lit.registry.version import Version
-from cifar_lit.serving import teaching
-from cifar_lit.serving.page.teach_desk import View
-from cifar_lit.serving.page.teach_html import verdict
-from cifar_lit.serving.predictor import Pixels, Predictor
-from cifar_lit.serving.teaching import BusyError, Teacher
-from cifar_lit.serving.tuning import LOG, Job, Tuning, error_of
 
 MORE = synthetic.draw("train", 4_000)
 OPTIONS = [*DRAWN, *QUICK, "--trainer.accelerator", "cpu"]
@@ -333,7 +333,7 @@ def test_there_must_be_something_to_learn(teacher: MakeTeacher, tmp_path: Path) 
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from cifar_lit.serving.teaching import Teacher
+from cifar_lit.feedback.teaching import Teacher
 
 async def main():
     teacher = Teacher(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])

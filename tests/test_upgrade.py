@@ -12,12 +12,12 @@ from finetuning import DRAWN, QUIET
 
 from cifar_lit.cli import main
 from cifar_lit.errors import VersionDamagedError
+from cifar_lit.inference.predictor import Predictor
 from cifar_lit.interop import onnx_model
 from cifar_lit.registry import registry as registry_module
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import ONNX, WEIGHTS, Version
 from cifar_lit.registry.weights import load_network
-from cifar_lit.serving.predictor import Predictor
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 

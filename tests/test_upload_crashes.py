@@ -15,7 +15,7 @@ from raw_http import Connection, connected, head
 from servers import served
 
 from cifar_lit.data import corrections
-from cifar_lit.serving.page.receive import PATH
+from cifar_lit.page.receive import PATH
 
 CHECKPOINTS = Path(__file__).parent.parent / "checkpoints"
 PASSWORD = "open sesame"

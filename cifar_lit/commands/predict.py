@@ -19,7 +19,7 @@ from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.image_files import Skipped, list_files, read_image, skipped, summary
 from cifar_lit.data.images import Pixels
 from cifar_lit.errors import DataError, ImageError, NpzError
-from cifar_lit.serving.predictor import Prediction, Predictor
+from cifar_lit.inference.predictor import Prediction, Predictor
 
 _BATCH = 500
 _ARRAYS = (".npz", ".npy")

@@ -76,12 +76,16 @@ def run(args: list[str]) -> int:
         parser.error("--teach is of no use with --no-page: the network is taught on the page")
     if namespace.teach is not None:
         require("train", "--teach")
-    from cifar_lit.serving.app import Options, create_app  # here, so that --help needs no extra
+    from cifar_lit.serving.app import AddPage, Options, create_app  # here, so that --help needs no extra
     from cifar_lit.serving.gatekeeper import LOOPBACK
     from cifar_lit.serving.server import run as serve
 
+    add_page: AddPage | None = None
     if not namespace.no_page:
-        from cifar_lit.serving.page.scratch import scratch
+        from cifar_lit.page.page import mount_page
+        from cifar_lit.page.scratch import scratch
+
+        add_page = mount_page
     set_up_logging(namespace.log_level, as_json=namespace.log_json, access=namespace.access_log)
     local = namespace.host in ("127.0.0.1", "localhost", "::1")
     hosts = namespace.allowed_hosts or ([] if local else [_ANY_HOST])
@@ -94,22 +98,21 @@ def run(args: list[str]) -> int:
         public_page=namespace.public_page,
         requests_per_minute=namespace.requests_per_minute,
         behind_proxy=bool(namespace.proxy),
-        page=not namespace.no_page,
         # Taken out, so that no process that this one begins knows it.
         password=os.environ.pop(_PASSWORD_VARIABLE, None),
         teach=namespace.teach,
         finetune=_finetune_options(namespace),
     )
     if not local and options.hosts is None and options.password is None:
-        print(_who_may(options, namespace.port), flush=True)
+        print(_who_may(options, namespace.port, has_page=not namespace.no_page), flush=True)
     with contextlib.nullcontext() if namespace.no_page else scratch():
-        serve(create_app(options), namespace.host, namespace.port, proxies=namespace.proxy or ())
+        serve(create_app(options, add_page), namespace.host, namespace.port, proxies=namespace.proxy or ())
     return 0
 
 
-def _who_may(options: "Options", port: int) -> str:
+def _who_may(options: "Options", port: int, *, has_page: bool) -> str:
     """Of a server that is open to others, in one line."""
-    page = "the page" if options.page and (options.public_page or not options.api_keys) else ""
+    page = "the page" if has_page and (options.public_page or not options.api_keys) else ""
     rest = "" if options.api_keys else "REST"
     ways = " and ".join(way for way in (page, rest) if way)
     who = f"anybody who reaches port {port}, by any name," if ways else "whoever has an API key"

@@ -1,4 +1,4 @@
-"""The application: REST, the Open Inference Protocol and the page, around one service."""
+"""The application: REST and the Open Inference Protocol around one service, and a page if one is given."""
 
 import asyncio
 import contextlib
@@ -18,21 +18,20 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar_lit.errors import CifarLitError
+from cifar_lit.feedback.teaching import LEARN_TIMEOUT_S, Teacher
+from cifar_lit.inference.champion import Champion
+from cifar_lit.inference.decoder import Decoder
+from cifar_lit.inference.service import Limits, Service
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.admission import Admission
-from cifar_lit.serving.champion import Champion
-from cifar_lit.serving.decoder import Decoder
 from cifar_lit.serving.gatekeeper import Gatekeeper
 from cifar_lit.serving.inference_routes import PREFIX, add_inference
 from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.page.cache import PageCache
 from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError, error_reply
 from cifar_lit.serving.rest import add_rest, max_body
-from cifar_lit.serving.service import Limits, Service
-from cifar_lit.serving.teaching import LEARN_TIMEOUT_S, Teacher
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
 """Of a form that the page sends: an increment of 200 MiB, or 64 photographs of 8."""
@@ -58,7 +57,6 @@ class Options:
         behind_proxy: headers by which a proxy tells who asked, and how, are believed.
         limits: how much is taken on.
         decode_workers: processes that decode pictures.
-        page: whether the Gradio page is part of it.
         password: of those who may teach and choose what is served; None for nobody.
         teach: folder of corrections and fine-tunings, made when it is needed; None for a page without teaching.
         finetune: options of `cifar-lit finetune` for the page's fine-tunings, as on its command line.
@@ -74,7 +72,6 @@ class Options:
     behind_proxy: bool = False
     limits: Limits = field(default_factory=Limits)
     decode_workers: int = 2
-    page: bool = True
     password: str | None = field(default=None, repr=False)
     teach: Path | None = None
     finetune: tuple[str, ...] = ()
@@ -82,8 +79,16 @@ class Options:
     poll_s: float = 0.5
 
 
-def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
-    """Builds the application; its service starts and ends with it, and is found under `app.state.service`."""
+AddPage = Callable[[FastAPI, Service, Admission, Metrics, Teacher | None], None]
+
+
+def create_app(options: Options = Options(), add_page: AddPage | None = None) -> FastAPI:  # noqa: B008
+    """Builds the application; its service starts and ends with it, and is found under `app.state.service`.
+
+    Args:
+        options: how it is set up.
+        add_page: puts a page at `/`, behind the application's own routes; REST alone if left out.
+    """
     metrics = Metrics()
     champion = Champion(
         Registry(options.registry),
@@ -98,7 +103,7 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     login = Login(options.password)
     admission = Admission(options.api_keys, Quota(options.requests_per_minute), login, options.public_page)
     teacher = None
-    if options.page and options.teach is not None:
+    if add_page is not None and options.teach is not None:
         teacher = Teacher(
             champion.registry.root,
             options.teach,
@@ -126,7 +131,7 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     check_ready = partial(_check_ready, service, decoder)
     add_rest(app, service, metrics, admission, check_ready, integrity)
     add_inference(app, service, admission, check_ready)
-    if options.page:
+    if add_page is not None:
         add_login(app, login)
     methods: dict[str, set[str]] = {}
     for route in app.routes:
@@ -137,8 +142,8 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
     app.add_exception_handler(CifarLitError, _on_error)
 
     (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
-    if options.page:
-        app.add_middleware(PageCache)
+    if add_page is not None:
+        add_page(app, service, admission, metrics, teacher)
     app.add_middleware(_Shortcut, route=predict)
     app.add_middleware(
         Gatekeeper,
@@ -147,10 +152,6 @@ def create_app(options: Options = Options()) -> FastAPI:  # noqa: B008
         behind_proxy=options.behind_proxy,
         max_body=_max_body,
     )
-    if options.page:
-        from cifar_lit.serving.page.page import mount_page
-
-        mount_page(app, service, admission, metrics, teacher)
     return app
 
 

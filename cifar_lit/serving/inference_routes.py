@@ -10,12 +10,12 @@ from pydantic import BaseModel, Field
 from starlette.responses import Response
 
 from cifar_lit.errors import InputError, VersionNotFoundError
+from cifar_lit.inference.service import Service
 from cifar_lit.serving import inference_v2
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.inference_tensors import HEADER_LENGTH
 from cifar_lit.serving.replies import reply
 from cifar_lit.serving.rest import timings
-from cifar_lit.serving.service import Service
 
 PREFIX = "/v2"
 

@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.serving.champion import Champion
+from cifar_lit.inference.champion import Champion
 from cifar_lit.serving.metrics import Metrics
 
 _EVERY_S = 20.0

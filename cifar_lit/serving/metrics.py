@@ -2,8 +2,8 @@
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
-from cifar_lit.serving.champion import Refusal, Serving
-from cifar_lit.serving.service import Answer
+from cifar_lit.inference.champion import Refusal, Serving
+from cifar_lit.inference.service import Answer
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)

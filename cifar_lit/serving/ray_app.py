@@ -34,7 +34,7 @@ def build_app(arguments: Arguments) -> Application:
     """The deployment; replicas, autoscaling and resources are the config file's to say."""
 
     def build() -> FastAPI:
-        return create_app(Options(arguments.registry, decode_workers=arguments.decode_workers, page=False))
+        return create_app(Options(arguments.registry, decode_workers=arguments.decode_workers))
 
     @serve.deployment(name="cifar10")
     @serve.ingress(build)

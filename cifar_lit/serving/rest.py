@@ -12,12 +12,12 @@ from starlette.responses import PlainTextResponse, Response
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.inference.champion import Refusal
+from cifar_lit.inference.service import Answer, Service
 from cifar_lit.serving.admission import Admission
-from cifar_lit.serving.champion import Refusal
 from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.replies import RETRY_AFTER_S, reply
-from cifar_lit.serving.service import Answer, Service
 from cifar_lit.serving.uploads import FIELD, MAX_FILES, Upload, is_form, read_uploads
 
 MAX_FORM_BYTES = 32 * 1024 * 1024

@@ -4,11 +4,11 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from cifar_lit.feedback.tuning import Figures, Job
+from cifar_lit.inference.service import Answer
+from cifar_lit.page.answer import percent, picture, problem
+from cifar_lit.page.teach_desk import Increment, View
 from cifar_lit.serving.login import OFF
-from cifar_lit.serving.page.answer import percent, picture, problem
-from cifar_lit.serving.page.teach_desk import Increment, View
-from cifar_lit.serving.service import Answer
-from cifar_lit.serving.tuning import Figures, Job
 
 _STAGES = {
     "starting": "Starting",

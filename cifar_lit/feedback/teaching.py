@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from cifar_lit.data import corrections
 from cifar_lit.errors import DataError, SettingError
+from cifar_lit.feedback import child
+from cifar_lit.feedback.tuning import Job, Places, Tuning, error_of, tidy
 from cifar_lit.files import try_lock
 from cifar_lit.registry.registry import Registry
-from cifar_lit.serving import child
-from cifar_lit.serving.tuning import Job, Places, Tuning, error_of, tidy
 
 UPLOAD_LIFETIME_S = 3600.0
 LEARN_TIMEOUT_S = 2 * 3600.0

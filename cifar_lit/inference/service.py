@@ -14,10 +14,10 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_lit.errors import DeadlineError, ImageError, InputError, OverloadedError
-from cifar_lit.serving.batcher import Done, MicroBatcher
-from cifar_lit.serving.champion import Champion
-from cifar_lit.serving.decoder import Decoder
-from cifar_lit.serving.predictor import Prediction
+from cifar_lit.inference.batcher import Done, MicroBatcher
+from cifar_lit.inference.champion import Champion
+from cifar_lit.inference.decoder import Decoder
+from cifar_lit.inference.predictor import Prediction
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -6,15 +6,15 @@ from typing import Any
 import gradio as gr
 
 from cifar_lit.errors import CifarLitError
+from cifar_lit.feedback.teaching import Teacher
+from cifar_lit.inference.service import Service
+from cifar_lit.page import teach_html as html
+from cifar_lit.page.answer import problem
+from cifar_lit.page.teach_collect import QUIET, build_correction, build_increment, build_labelled
+from cifar_lit.page.teach_desk import Desk, Increment, View
+from cifar_lit.page.teach_guard import require
+from cifar_lit.page.teach_style import CSS
 from cifar_lit.serving.login import Login
-from cifar_lit.serving.page import teach_html as html
-from cifar_lit.serving.page.answer import problem
-from cifar_lit.serving.page.teach_collect import QUIET, build_correction, build_increment, build_labelled
-from cifar_lit.serving.page.teach_desk import Desk, Increment, View
-from cifar_lit.serving.page.teach_guard import require
-from cifar_lit.serving.page.teach_style import CSS
-from cifar_lit.serving.service import Service
-from cifar_lit.serving.teaching import Teacher
 
 _RUNNING_S = 1.0
 _IDLE_S = 5.0

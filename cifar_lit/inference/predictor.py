@@ -11,8 +11,8 @@ import onnxruntime
 from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.data.images import decode
 from cifar_lit.errors import RegistryError, VersionDamagedError
+from cifar_lit.inference import occlusion
 from cifar_lit.registry.version import ONNX, Version
-from cifar_lit.serving import occlusion
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -7,10 +7,10 @@ import gradio as gr
 
 from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError
-from cifar_lit.serving.page import model_html as html
-from cifar_lit.serving.page.model_view import ModelView
-from cifar_lit.serving.page.uploads import read_picture
-from cifar_lit.serving.service import Service
+from cifar_lit.inference.service import Service
+from cifar_lit.page import model_html as html
+from cifar_lit.page.model_view import ModelView
+from cifar_lit.page.uploads import read_picture
 
 
 def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:

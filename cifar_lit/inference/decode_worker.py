@@ -1,4 +1,4 @@
-"""A process that decodes visitors' files: `python -m cifar_lit.serving.decode_worker SOCKET MEMORY_BYTES`.
+"""A process that decodes visitors' files: `python -m cifar_lit.inference.decode_worker SOCKET MEMORY_BYTES`.
 
 It takes one file after the other from a stream socket, and ends with its parent. Knows nothing of asyncio or of HTTP.
 """
@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_lit.data.images import decode
 from cifar_lit.errors import Fault, ImageError
-from cifar_lit.serving.sandbox import restrict
+from cifar_lit.inference.sandbox import restrict
 
 REQUEST = struct.Struct("<Q")
 """Before a file's bytes: how many there are."""

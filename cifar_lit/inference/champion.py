@@ -13,11 +13,11 @@ import numpy as np
 
 from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.errors import CifarLitError, OverloadedError, VersionDamagedError
+from cifar_lit.inference.predictor import Predictor
 from cifar_lit.registry.history import utc_now
 from cifar_lit.registry.manifest import Manifest
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.serving.predictor import Predictor
 
 _log = logging.getLogger(__name__)
 

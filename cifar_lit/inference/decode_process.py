@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.errors import ImageError, OverloadedError
-from cifar_lit.serving import decode_worker
-from cifar_lit.serving.decode_worker import ANSWER, DECODED, FAULTS, READY, REFUSED, REQUEST, UNEXPECTED
+from cifar_lit.inference import decode_worker
+from cifar_lit.inference.decode_worker import ANSWER, DECODED, FAULTS, READY, REFUSED, REQUEST, UNEXPECTED
 
 STILLBORN = "it ended at once"
 

@@ -26,9 +26,9 @@ from python_multipart.multipart import MultipartParser
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from cifar_lit.errors import CifarLitError, InputError, OverloadedError
+from cifar_lit.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.admission import Admission, address_of
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.replies import RequestError, reply, status_of
 from cifar_lit.serving.uploads import is_form, options_of
 

@@ -3,7 +3,7 @@
 from html import escape
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.serving.service import Service
+from cifar_lit.inference.service import Service
 
 
 def status(service: Service) -> str:

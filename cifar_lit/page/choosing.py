@@ -9,7 +9,7 @@ import json
 import gradio as gr
 
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.serving.page.uploads import TOO_LARGE
+from cifar_lit.page.uploads import TOO_LARGE
 
 _CONSTANTS = f"""
 const MAX_BYTES = {MAX_BYTES}, TOO_LARGE = {json.dumps(TOO_LARGE)}, INPUT = 'input[type=file][accept="image/*"]';

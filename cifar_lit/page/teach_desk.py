@@ -12,10 +12,10 @@ from typing import Any, Literal
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrections
 from cifar_lit.errors import CifarLitError, DataError, InputError
-from cifar_lit.serving.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
-from cifar_lit.serving.service import Answer, Service
-from cifar_lit.serving.teaching import Audit, Teacher
-from cifar_lit.serving.tuning import Job
+from cifar_lit.feedback.teaching import Audit, Teacher
+from cifar_lit.feedback.tuning import Job
+from cifar_lit.inference.service import Answer, Service
+from cifar_lit.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
 
 MAX_INCREMENT_BYTES = 200 * 1024 * 1024
 

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError, ImageError
-from cifar_lit.serving.predictor import Prediction
-from cifar_lit.serving.service import Answer
+from cifar_lit.inference.predictor import Prediction
+from cifar_lit.inference.service import Answer
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -11,11 +11,11 @@ import numpy.typing as npt
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
-from cifar_lit.serving.page import answer as shown
-from cifar_lit.serving.page.choosing import brings_into_view
-from cifar_lit.serving.page.examples import load_examples
-from cifar_lit.serving.page.uploads import do_for_each, read_picture
-from cifar_lit.serving.service import Answer, Service
+from cifar_lit.inference.service import Answer, Service
+from cifar_lit.page import answer as shown
+from cifar_lit.page.choosing import brings_into_view
+from cifar_lit.page.examples import load_examples
+from cifar_lit.page.uploads import do_for_each, read_picture
 from cifar_lit.serving.uploads import MAX_FILES
 
 _THUMBNAIL = 128

@@ -6,12 +6,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 from cifar_lit.errors import OverloadedError, RegistryError
+from cifar_lit.inference.champion import Serving
+from cifar_lit.inference.predictor import Prediction, Predictor
+from cifar_lit.inference.service import Pixels, Service
+from cifar_lit.page import model_html as html
+from cifar_lit.page.catalogue import Catalogue, Entry, in_words
 from cifar_lit.registry.registry import LATEST
-from cifar_lit.serving.champion import Serving
-from cifar_lit.serving.page import model_html as html
-from cifar_lit.serving.page.catalogue import Catalogue, Entry, in_words
-from cifar_lit.serving.predictor import Prediction, Predictor
-from cifar_lit.serving.service import Pixels, Service
 
 REASON = "by hand, on the page"
 

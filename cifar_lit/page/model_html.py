@@ -7,11 +7,11 @@ from html import escape
 from typing import Any
 
 from cifar_lit.errors import RegistryError
+from cifar_lit.page.answer import percent
+from cifar_lit.page.catalogue import Entry, Served, in_words
 from cifar_lit.registry.manifest import Manifest
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.serving.page.answer import percent
-from cifar_lit.serving.page.catalogue import Entry, Served, in_words
 
 _MAX_TEXT = 100_000
 _NOTHING = "–"

@@ -9,13 +9,13 @@ from gradio.events import Dependency
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import CifarLitError
+from cifar_lit.inference.service import Answer
+from cifar_lit.page import teach_html as html
+from cifar_lit.page.answer import looking, problem, sorry
+from cifar_lit.page.choosing import brings_into_view
+from cifar_lit.page.teach_desk import Desk, Increment
+from cifar_lit.page.teach_guard import require
 from cifar_lit.serving.login import Login
-from cifar_lit.serving.page import teach_html as html
-from cifar_lit.serving.page.answer import looking, problem, sorry
-from cifar_lit.serving.page.choosing import brings_into_view
-from cifar_lit.serving.page.teach_desk import Desk, Increment
-from cifar_lit.serving.page.teach_guard import require
-from cifar_lit.serving.service import Answer
 from cifar_lit.serving.uploads import MAX_FILES
 
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from cifar_lit.errors import ImageError, OverloadedError, SettingError
-from cifar_lit.serving.decode_process import STILLBORN, Job, NetworkImage, Worker
+from cifar_lit.inference.decode_process import STILLBORN, Job, NetworkImage, Worker
 
 _START_S = 60.0
 """Time for a worker to import its libraries, on a slow disk too."""

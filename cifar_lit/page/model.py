@@ -9,12 +9,12 @@ import gradio as gr
 from gradio.events import api
 
 from cifar_lit.errors import CifarLitError
+from cifar_lit.inference.service import Service
+from cifar_lit.page import model_html as html
+from cifar_lit.page.model_compare import build_comparison
+from cifar_lit.page.model_style import CSS
+from cifar_lit.page.model_view import REASON, Change, ModelView
 from cifar_lit.serving.login import OFF, Login
-from cifar_lit.serving.page import model_html as html
-from cifar_lit.serving.page.model_compare import build_comparison
-from cifar_lit.serving.page.model_style import CSS
-from cifar_lit.serving.page.model_view import REASON, Change, ModelView
-from cifar_lit.serving.service import Service
 
 _REFRESH_S = 3.0
 

@@ -15,9 +15,9 @@ from typing import Literal
 
 from cifar_lit.data import corrections
 from cifar_lit.errors import CifarLitError, DataError, SettingError
+from cifar_lit.feedback import child
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.serving import child
 
 LOG = "log.txt"
 

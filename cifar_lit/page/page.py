@@ -15,23 +15,24 @@ from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.feedback.teaching import Teacher
+from cifar_lit.inference.service import Service
+from cifar_lit.page.cache import PageCache
+from cifar_lit.page.choosing import build_choosing
+from cifar_lit.page.classify import build_classify
+from cifar_lit.page.doors import MAX_WAITING, Doors
+from cifar_lit.page.guarded import GuardedBlocks
+from cifar_lit.page.model import build_model
+from cifar_lit.page.receive import Uploads
+from cifar_lit.page.refusals import HEAD
+from cifar_lit.page.status import status
+from cifar_lit.page.teach import build_teach
+from cifar_lit.page.teach_desk import MAX_INCREMENT_BYTES
+from cifar_lit.page.theme import CSS, THEME
+from cifar_lit.page.warm import warm_at_start
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.page.choosing import build_choosing
-from cifar_lit.serving.page.classify import build_classify
-from cifar_lit.serving.page.doors import MAX_WAITING, Doors
-from cifar_lit.serving.page.guarded import GuardedBlocks
-from cifar_lit.serving.page.model import build_model
-from cifar_lit.serving.page.receive import Uploads
-from cifar_lit.serving.page.refusals import HEAD
-from cifar_lit.serving.page.status import status
-from cifar_lit.serving.page.teach import build_teach
-from cifar_lit.serving.page.teach_desk import MAX_INCREMENT_BYTES
-from cifar_lit.serving.page.theme import CSS, THEME
-from cifar_lit.serving.page.warm import warm_at_start
 from cifar_lit.serving.replies import RequestError, error_reply
-from cifar_lit.serving.service import Service
-from cifar_lit.serving.teaching import Teacher
 
 TITLE = "What is in the picture?"
 _QUEUE_SIZE = 2 * MAX_WAITING
@@ -55,6 +56,7 @@ def mount_page(
         metrics: where open streams are counted.
         teacher: where visitors teach it; without one there is no tab for it.
     """
+    app.add_middleware(PageCache)
     login = admission.login
     page = GuardedBlocks(title=TITLE, analytics_enabled=False, admit=admission.check_event)
     with page:
