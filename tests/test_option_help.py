@@ -76,6 +76,13 @@ def test_so_is_a_key_of_a_file(place: tuple[str, ...], key: str, words: str, tmp
     assert words in refused(capsys, "--config", str(tmp_path / "typo.yaml"))
 
 
+def test_a_required_option_is_named(capsys) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["finetune"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "error: --data.increments is required, and is not given.\n"
+
+
 @pytest.mark.parametrize(
     ("option", "ours", "others"),
     [

@@ -16,7 +16,7 @@ _UNKNOWN_OPTION = re.compile(r"(?:unrecognized arguments: -*|option '|Key ')([\w
 _KEY = re.compile(r'Parser key "([\w.]+)"')
 _CLASS = re.compile(r"class_path[ =]'([\w.]+)'")
 _UNKNOWN_ARGUMENT = re.compile(r"Option '([\w.]+)' is not accepted")
-_MISSING = re.compile(r"the following arguments are required: ([\w, ]+)")
+_MISSING = re.compile(r"the following arguments are required: ([\w, ]+(?:\.\w+)*)")
 _UNKNOWN_CLASS = re.compile(r"(?:dot import path string: |has no attribute ')([\w.]+)")
 _EXPECTED = re.compile(r"Expected an? (<class '\w+'>|\w+)")
 _GOT = re.compile(r"(?:Got|Given) value: (.*)")
@@ -72,6 +72,8 @@ def one_line(parser: ArgumentParser, message: str) -> str:
         return (
             f"{option}: {name} has no argument {unknown[1]!r}.{_likely(unknown[1], taken)} It takes {', '.join(taken)}."
         )
+    if not key and (missing := _MISSING.search(message)):
+        return f"--{missing[1].strip()} is required, and is not given."
     if missing := _MISSING.search(message):
         first = missing[1].split(", ")[0]
         return f"{option}: {name} needs {missing[1]}. Set {option}.{first} and so on, or choose another class."
