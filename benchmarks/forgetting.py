@@ -41,11 +41,11 @@ from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
-from cifar_lit.training.blend import Given, Judged
 from cifar_lit.training.finetune import judges, learn
 from cifar_lit.training.gate import Gate
 from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.precision import best_precision
+from cifar_lit.training.weight_interpolation import Given, Judged
 
 HERE = Path(__file__).parent
 SIZES = {"a": 500, "b": 2_500, "c": 500}
@@ -82,7 +82,7 @@ def fine_tuned(parent: Parent, data: InMemory, seed: int) -> Judged:
     sets = {name: each for name, each in judges(data).items() if name != "test"}
     child = tuner.network.eval()
     given = Given(data.num_given, known=data.known)
-    return instances.blend.judge(parent.model.network, child, sets, instances.gate, given)
+    return instances.interpolation.judge(parent.model.network, child, sets, instances.gate, given)
 
 
 def dark_experience(parent: Parent, data: InMemory, seed: int) -> Network:

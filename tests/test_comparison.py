@@ -58,7 +58,7 @@ def tango(num: int, lost: int, gained: int, margin: float) -> float:
 )
 def test_drop_p_value_is_that_of_the_score_test(num: int, lost: int, gained: int, max_drop: float) -> None:
     each = comparison(right=num - lost - gained, lost=lost, gained=gained)
-    assert each.drop_p_value(max_drop) == pytest.approx(tango(num, lost, gained, max_drop / 100), abs=1e-5)
+    assert each.noninferiority_p_value(max_drop) == pytest.approx(tango(num, lost, gained, max_drop / 100), abs=1e-5)
 
 
 @pytest.mark.parametrize(("num", "gain"), [(2_000, 0.02), (5_000, 0.01)])
@@ -71,7 +71,7 @@ def test_a_true_drop_at_the_limit_passes_in_as_many_draws_as_the_level_says(num:
 
     @functools.cache
     def p_value(lost: int, gained: int) -> float:
-        return comparison(right=num - lost - gained, lost=lost, gained=gained).drop_p_value(0.5)
+        return comparison(right=num - lost - gained, lost=lost, gained=gained).noninferiority_p_value(0.5)
 
     p_values = torch.tensor([p_value(lost, gained) for lost, gained in flips])
     for level in (0.05, 0.2, 0.5):
@@ -81,7 +81,7 @@ def test_a_true_drop_at_the_limit_passes_in_as_many_draws_as_the_level_says(num:
 
 def test_drop_p_value_falls_with_fewer_losses_more_gains_and_a_wider_limit() -> None:
     def p_value(lost: int, gained: int, max_drop: float = 0.5) -> float:
-        return comparison(right=2_000 - lost - gained, lost=lost, gained=gained).drop_p_value(max_drop)
+        return comparison(right=2_000 - lost - gained, lost=lost, gained=gained).noninferiority_p_value(max_drop)
 
     by_losses = [p_value(lost, 20) for lost in (60, 45, 30, 25, 20, 10, 0)]
     by_gains = [p_value(20, gained) for gained in (0, 5, 10, 20, 40)]
@@ -94,7 +94,7 @@ def test_drop_p_value_falls_with_fewer_losses_more_gains_and_a_wider_limit() -> 
 
 @pytest.mark.parametrize(("num", "at_most", "at_least"), [(1_000, 0.05, 0.0), (100, 1.0, 0.2)])
 def test_no_flip_at_all_says_much_of_many_images_and_little_of_few(num: int, at_most: float, at_least: float) -> None:
-    assert at_least < comparison(right=num).drop_p_value(0.5) < at_most
+    assert at_least < comparison(right=num).noninferiority_p_value(0.5) < at_most
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_no_flip_at_all_says_much_of_many_images_and_little_of_few(num: int, at_
 )
 def test_drop_p_value_at_the_ends_of_the_scale(lost: int, gained: int, max_drop: float, p_value: float) -> None:
     each = comparison(right=100 - lost - gained, lost=lost, gained=gained)
-    assert each.drop_p_value(max_drop) == pytest.approx(p_value)
+    assert each.noninferiority_p_value(max_drop) == pytest.approx(p_value)
 
 
 # Rise and fall

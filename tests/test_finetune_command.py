@@ -107,14 +107,14 @@ def test_new_images_make_a_promoted_version_that_says_what_was_learned(
         "model.safetensors",
         "config.yaml",
         *(f"report/{name}" for name in ("metrics.json", "report.txt", "confusion_matrix.png", "curves.png")),
-        *(f"report/lessons.{suffix}" for suffix in ("txt", "json", "png")),
+        *(f"report/forgetting.{suffix}" for suffix in ("txt", "json", "png")),
     }
-    lessons = json.loads(version.read("report/lessons.json"))
+    lessons = json.loads(version.read("report/forgetting.json"))
     assert {name: lessons[name]["count"] for name in lessons} == {"old": 300, "new": 20, "learned": 80, "test": 600}
     assert lessons["old"]["before"]["acc"] == registry.get("v0001").manifest.metrics["val/acc"]
     assert lessons["old"]["after"]["acc"] == manifest.metrics["val/acc"]
     assert lessons["test"]["after"]["acc"] == manifest.metrics["test/acc"]
-    assert version.read("report/lessons.png").startswith(b"\x89PNG")
+    assert version.read("report/forgetting_report.png").startswith(b"\x89PNG")
     assert manifest.data["increments"] == [
         {"name": "a.npz", "sha256": A.sha256, "count": 60},
         {"name": "b.npz", "sha256": B.sha256, "count": 40},
@@ -128,7 +128,7 @@ def test_new_images_make_a_promoted_version_that_says_what_was_learned(
     assert "new accuracy 0." in manifest.reason
     assert "Weights: 100% of the fine-tuned network and 0% of its parent (WiSE-FT)." in printed
     assert "versions promote" not in printed
-    assert version.read("report/lessons.txt").decode().startswith(printed[1 : printed.index("\n\n")])
+    assert version.read("report/forgetting.txt").decode().startswith(printed[1 : printed.index("\n\n")])
 
 
 def test_the_saved_config_names_the_parent_that_latest_was(finetune: Call, registry: Registry) -> None:
@@ -252,7 +252,7 @@ def test_a_class_that_the_parent_is_bad_at_can_be_learned(finetune: Call, regist
     registry.promote("v0001", "for this test")
     assert finetune("weak.npz", "--trainer.max_epochs", 6, "--model.optimizer.lr", 0.002) == 0
     manifest = registry.get("v0003").manifest
-    lessons = json.loads(registry.get("v0003").read("report/lessons.json"))
+    lessons = json.loads(registry.get("v0003").read("report/forgetting.json"))
     assert lessons["new"]["before"]["acc"] < 0.5 < lessons["new"]["after"]["acc"]
     assert manifest.standing == "promoted", manifest.reason
 
@@ -329,7 +329,7 @@ def test_what_was_learned_is_kept_replayed_and_judges_what_comes_later(finetune:
     assert increment.read(learner.increments.path(A.sha256)).sha256 == A.sha256
     rows = json.loads(learner.get("v0003").read("increments.json"))[A.sha256]
     assert (len(rows["learned"]), len(rows["held_out"])) == (48, 12)
-    lessons = json.loads(learner.get("v0004").read("report/lessons.json"))
+    lessons = json.loads(learner.get("v0004").read("report/forgetting.json"))
     assert (lessons["earlier"]["count"], lessons["new"]["count"], lessons["learned"]["count"]) == (12, 8, 80)
     names = [each["name"] for each in learner.get("v0004").manifest.data["increments"]]
     assert names == ["a.npz", "b.npz", "a.npz"]
@@ -421,7 +421,7 @@ def test_without_old_images_the_result_is_a_candidate(
 def test_old_increments_alone_do_not_make_up_for_old_images(finetune: Call, registry: Registry) -> None:
     increment.write(Path("many.npz"), synthetic.draw("train", 2_400).subset(torch.arange(600, 2_400)))
     assert finetune("a.npz", "--data.old_increments", "many.npz", data=["--data.root", "nothing"]) == NOT_PROMOTED
-    assert "old" not in json.loads(registry.get("v0003").read("report/lessons.json"))
+    assert "old" not in json.loads(registry.get("v0003").read("report/forgetting.json"))
     assert registry.get("v0003").manifest.standing == "candidate"
 
 

@@ -501,7 +501,7 @@ def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pyt
 def test_it_says_that_training_takes_longer_without_compiled_kernels(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ):
-    monkeypatch.setattr("cifar_lit.training.fit.absence", lambda: "there is no C++ compiler; install g++")
+    monkeypatch.setattr("cifar_lit.training.fit.unavailable_reason", lambda: "there is no C++ compiler; install g++")
     with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
         assert fit() == 0
     assert "without compiled kernels: there is no C++ compiler; install g++." in caplog.text

@@ -148,7 +148,7 @@ def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
 
 
 def test_the_longer_a_line_the_surer_the_gate_must_be_that_it_has_not_lost_too_much() -> None:
-    p_value = SMALL_DROP.drop_p_value(0.5)  # 0.0003
+    p_value = SMALL_DROP.noninferiority_p_value(0.5)  # 0.0003
     last = int(0.1 / p_value)
     for generation, standing in ((1, "promoted"), (last, "promoted"), (last + 1, "rejected")):
         given = evidence(line={"v0001": SMALL_DROP}, generation=generation)

@@ -31,8 +31,8 @@ from servers import serving
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import Fault
-from cifar_lit.serving import gatekeeper, protocol
-from cifar_lit.serving.gatekeeper import LOOPBACK
+from cifar_lit.serving import protocol, request_limits
+from cifar_lit.serving.request_limits import LOOPBACK
 from cifar_lit.serving.rest import MAX_FORM_BYTES
 from cifar_lit.serving.uploads import is_form
 
@@ -59,7 +59,7 @@ def client(url: str) -> Iterator[httpx.Client]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Slow clients are turned away soon."""
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 0.5)
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.5)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.5)
 
 
 @pytest.fixture(autouse=True)

@@ -18,7 +18,7 @@ from cifar_lit.models.networks import ThreeBlockCNN
 from cifar_lit.native import block, library
 
 needs_library = pytest.mark.skipif(
-    library.library() is None, reason=f"there are no compiled kernels: {library.absence()}"
+    library.library() is None, reason=f"there are no compiled kernels: {library.unavailable_reason()}"
 )
 
 TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 4e-3}
@@ -181,7 +181,7 @@ def test_the_network_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(seen) == 3
 
 
-SAY = "from cifar_lit.native import library; print(library.absence())"
+SAY = "from cifar_lit.native import library; print(library.unavailable_reason())"
 
 
 def say(tmp_path: Path, **environment: str) -> str:

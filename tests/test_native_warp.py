@@ -9,7 +9,7 @@ from cifar_lit.data.augment import Augmentation
 from cifar_lit.native import library, warp
 
 needs_library = pytest.mark.skipif(
-    library.library() is None, reason=f"there are no compiled kernels: {library.absence()}"
+    library.library() is None, reason=f"there are no compiled kernels: {library.unavailable_reason()}"
 )
 
 

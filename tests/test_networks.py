@@ -23,7 +23,7 @@ from cifar_lit.models.networks import NETWORKS, Network, ThreeBlockCNN, Whitened
 from cifar_lit.models.optimizers import Muon
 from cifar_lit.registry.version import WEIGHTS, Version
 from cifar_lit.registry.weights import describe, dump, load_network
-from cifar_lit.training.blend import mix
+from cifar_lit.training.weight_interpolation import mix
 
 
 class Normalized(Network):

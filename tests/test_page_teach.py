@@ -20,8 +20,8 @@ from test_teaching import MORE, mistaken
 from cifar_lit.cli import main
 from cifar_lit.data import corrected_images, increment
 from cifar_lit.data.images import Pixels, encode_png
-from cifar_lit.feedback.teaching import Audit
-from cifar_lit.feedback.tuning import Figures, Job
+from cifar_lit.feedback.fine_tune_job import Figures, Job
+from cifar_lit.feedback.fine_tune_service import Audit
 from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.inference.service import Answer
 from cifar_lit.page import teach_html as html

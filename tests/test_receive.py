@@ -18,7 +18,7 @@ from cifar_lit.errors import InputError
 from cifar_lit.page import receive
 from cifar_lit.page.receive import PATH
 from cifar_lit.page.upload_form import Progress, UploadForm
-from cifar_lit.serving import gatekeeper
+from cifar_lit.serving import request_limits
 from cifar_lit.serving.uploads import MAX_FILES
 
 FORM = "Content-Type: multipart/form-data; boundary=x"
@@ -198,7 +198,7 @@ def test_the_part_of_a_file_whose_sender_left_is_soon_gone(url: str, folder: Pat
 def test_the_part_of_a_file_that_comes_too_slowly_is_gone(
     url: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.3)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.3)
     before = kept(folder)
     reply = exchange(url, head(f"POST {PATH}", FORM, "Content-Length: 4000") + BEGIN + b"half")
     assert reply.status == 408

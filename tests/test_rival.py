@@ -15,9 +15,9 @@ from cifar_lit.models.networks import Network
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.training import rival
-from cifar_lit.training.blend import Given
 from cifar_lit.training.gate import Gate
 from cifar_lit.training.promotion import Decision
+from cifar_lit.training.weight_interpolation import Given
 
 NUM_OLD = 400
 NEW = synthetic.draw("train", 600).subset(torch.arange(NUM_OLD, 600))

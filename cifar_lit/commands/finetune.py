@@ -24,16 +24,16 @@ from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
 from cifar_lit.registry.reference import is_file
 from cifar_lit.registry.registry import LATEST, Registry
-from cifar_lit.training.blend import Blend
 from cifar_lit.training.class_arguments import ClassArgumentParser
 from cifar_lit.training.epoch_line import OneBar
 from cifar_lit.training.finetune import FineTuned, finetune
 from cifar_lit.training.gate import Gate, Verdict
 from cifar_lit.training.hush import hush_lightning
-from cifar_lit.training.lean import LeanSteps
 from cifar_lit.training.precision import best_precision
 from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody
+from cifar_lit.training.step_overhead import ReduceStepOverhead
 from cifar_lit.training.threads import free_cores, use_threads
+from cifar_lit.training.weight_interpolation import WeightInterpolation
 
 NOT_PROMOTED = 3
 """Exit status when the version that was made is a candidate or rejected."""
@@ -168,7 +168,7 @@ def build_parser() -> ClassArgumentParser:
     parser.add_class_arguments(Gate, "gate")
     parser.add_class_arguments(FineTuner, "model", skip={"network"}, instantiate=False)
     parser.add_class_arguments(AverageWeights, "average")
-    parser.add_class_arguments(Blend, "blend")
+    parser.add_class_arguments(WeightInterpolation, "interpolation")
     parser.add_class_arguments(pl.Trainer, "trainer", instantiate=False)
     parser.set_defaults(_DEFAULTS)
     return parser
@@ -211,7 +211,7 @@ def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, regi
         trainer,
         instances.gate,
         registry,
-        blend=instances.blend,
+        interpolation=instances.interpolation,
         config=parser.dump(config, skip_unset=False),
         reference=None if config.reference is None else registry.resolve(config.reference),
         keep_mib=config.keep_increments_mib,
@@ -228,7 +228,7 @@ def build(instances: Namespace, parent: Model, tell: Tell = tell_nobody) -> tupl
     options = dict(vars(instances.trainer))
     options["devices"] = 1
     options["precision"] = options["precision"] or best_precision(options["accelerator"])
-    callbacks = [*(options.pop("callbacks") or []), instances.average, LeanSteps()]
+    callbacks = [*(options.pop("callbacks") or []), instances.average, ReduceStepOverhead()]
     if options["enable_progress_bar"] is not False:
         callbacks.append(OneBar())
     if tell is not tell_nobody:
@@ -248,7 +248,7 @@ def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
     print("p is the chance of such figures if the true loss were as large as the limit; of new images, if nothing had")
     print("been learned.")
     print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
-    print(f"Version: {version.path}, with report/lessons.png")
+    print(f"Version: {version.path}, with report/forgetting_report.png")
     if version.manifest.standing != "promoted":
         print(_advice(config, result))
 

@@ -77,7 +77,7 @@ def run(args: list[str]) -> int:
     if namespace.teach is not None:
         require("train", "--teach")
     from cifar_lit.serving.app import AddPage, Options, create_app  # here, so that --help needs no extra
-    from cifar_lit.serving.gatekeeper import LOOPBACK
+    from cifar_lit.serving.request_limits import LOOPBACK
     from cifar_lit.serving.server import run as serve
 
     add_page: AddPage | None = None

@@ -50,7 +50,7 @@ class Comparison:
         """Accuracy lost, in points (of 100); negative if it rose."""
         return 100 * (len(self.lost) - len(self.gained)) / len(self)
 
-    def drop_p_value(self, max_drop: float) -> float:
+    def noninferiority_p_value(self, max_drop: float) -> float:
         """Chance of a drop as small as this one if the true drop were `max_drop` points: small means it is smaller.
 
         Score test for the difference of paired proportions: Tango, "Equivalence test and confidence interval for the

@@ -30,12 +30,12 @@ _COMPILE_SECONDS = 120
 
 
 def library() -> ctypes.CDLL | None:
-    """The compiled kernels; None where there are none, and then `absence` says why."""
+    """The compiled kernels; None where there are none, and then `unavailable_reason` says why."""
     found = _find()
     return found if isinstance(found, ctypes.CDLL) else None
 
 
-def absence() -> str | None:
+def unavailable_reason() -> str | None:
     """Why there are no compiled kernels, and how to get them; None if there are."""
     found = _find()
     return found if isinstance(found, str) else None

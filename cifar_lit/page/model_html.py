@@ -94,10 +94,11 @@ def details(entry: Entry, is_served: bool, registry: Registry) -> str:
     facts = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _facts(manifest))
     version = Version(registry.root / entry.id, manifest)
     files = _Files(version, registry)
-    lessons = (
-        files.picture("report/lessons.png", "Accuracy of each class before and after", is_wide=True)
+    name = "lessons" if "report/lessons.txt" in manifest.files else "forgetting"  # older releases called it so
+    forgetting = (
+        files.picture(f"report/{name}.png", "Accuracy of each class before and after", is_wide=True)
         + files.picture("report/flipped.png", "Pictures whose answer changed")
-        + files.text("report/lessons.txt", "In figures")
+        + files.text(f"report/{name}.txt", "In figures")
     )
     report = files.text("report/report.txt", "Report", is_open=True)
     pictures = files.picture("report/confusion_matrix.png", "Which classes are taken for which")
@@ -105,7 +106,7 @@ def details(entry: Entry, is_served: bool, registry: Registry) -> str:
     return f"""<section class="m-details" aria-labelledby="model-chosen">{head}{trouble}
 <p class="m-reason"><strong>{_WHY[manifest.standing]}:</strong> {escape(_reason(manifest))}</p>
 <dl class="m-facts">{facts}</dl>
-{f"<h4>What it learned and lost against {escape(str(manifest.parent))}</h4>{lessons}" if lessons else ""}
+{f"<h4>What it learned and lost against {escape(str(manifest.parent))}</h4>{forgetting}" if forgetting else ""}
 {f"<h4>How well it does</h4>{report}{pictures}" if report or pictures else "<p>No report came with it.</p>"}
 {files.text("config.yaml", "Configuration that makes it again")}</section>"""
 

@@ -15,7 +15,7 @@ from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.feedback.teaching import Teacher
+from cifar_lit.feedback.fine_tune_service import FineTuneService
 from cifar_lit.inference.service import Service
 from cifar_lit.page.cache import PageCache
 from cifar_lit.page.choosing import build_choosing
@@ -45,7 +45,7 @@ _SHOWN = 20
 
 
 def mount_page(
-    app: FastAPI, service: Service, admission: Admission, metrics: Metrics, teacher: Teacher | None = None
+    app: FastAPI, service: Service, admission: Admission, metrics: Metrics, teacher: FineTuneService | None = None
 ) -> None:
     """Makes the page what is at `/`; the application's own routes stay before it.
 

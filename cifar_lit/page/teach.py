@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.feedback.teaching import Teacher
+from cifar_lit.feedback.fine_tune_service import FineTuneService
 from cifar_lit.inference.service import Service
 from cifar_lit.page import teach_html as html
 from cifar_lit.page.answer import problem
@@ -30,7 +30,7 @@ _LEARN = (
 )
 
 
-def build_teach(service: Service, teacher: Teacher, login: Login, classified: gr.Image | None = None) -> None:
+def build_teach(service: Service, teacher: FineTuneService, login: Login, classified: gr.Image | None = None) -> None:
     """Adds the tab's components and events to the page that is being built.
 
     Args:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrections
 from cifar_lit.errors import CifarLitError, DataError, InputError
-from cifar_lit.feedback.teaching import Audit, Teacher
-from cifar_lit.feedback.tuning import Job
+from cifar_lit.feedback.fine_tune_job import Job
+from cifar_lit.feedback.fine_tune_service import Audit, FineTuneService
 from cifar_lit.inference.service import Answer, Service
 from cifar_lit.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
 
@@ -78,7 +78,7 @@ class Desk:
         teacher: learns.
     """
 
-    def __init__(self, service: Service, teacher: Teacher) -> None:
+    def __init__(self, service: Service, teacher: FineTuneService) -> None:
         self.teacher = teacher
         self._service = service
 

@@ -4,7 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 
-from cifar_lit.feedback.tuning import Figures, Job
+from cifar_lit.feedback.fine_tune_job import Figures, Job
 from cifar_lit.inference.service import Answer
 from cifar_lit.page.answer import percent, picture, problem
 from cifar_lit.page.teach_desk import Increment, View

@@ -18,19 +18,19 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.feedback.teaching import LEARN_TIMEOUT_S, Teacher
+from cifar_lit.feedback.fine_tune_service import LEARN_TIMEOUT_S, FineTuneService
 from cifar_lit.inference.champion import Champion
 from cifar_lit.inference.decoder import Decoder
 from cifar_lit.inference.service import Limits, Service
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.admission import Admission
-from cifar_lit.serving.gatekeeper import Gatekeeper
 from cifar_lit.serving.inference_routes import PREFIX, add_inference
 from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError, error_reply
+from cifar_lit.serving.request_limits import RequestLimitsMiddleware
 from cifar_lit.serving.rest import add_rest, max_body
 
 MAX_UPLOAD_BYTES = 512 * 1024 * 1024
@@ -79,7 +79,7 @@ class Options:
     poll_s: float = 0.5
 
 
-AddPage = Callable[[FastAPI, Service, Admission, Metrics, Teacher | None], None]
+AddPage = Callable[[FastAPI, Service, Admission, Metrics, FineTuneService | None], None]
 
 
 def create_app(options: Options = Options(), add_page: AddPage | None = None) -> FastAPI:  # noqa: B008
@@ -104,7 +104,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     admission = Admission(options.api_keys, Quota(options.requests_per_minute), login, options.public_page)
     teacher = None
     if add_page is not None and options.teach is not None:
-        teacher = Teacher(
+        teacher = FineTuneService(
             champion.registry.root,
             options.teach,
             options=options.finetune,
@@ -146,7 +146,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
         add_page(app, service, admission, metrics, teacher)
     app.add_middleware(_Shortcut, route=predict)
     app.add_middleware(
-        Gatekeeper,
+        RequestLimitsMiddleware,
         metrics=metrics,
         hosts=options.hosts,
         behind_proxy=options.behind_proxy,
@@ -156,7 +156,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
 
 
 @contextlib.asynccontextmanager
-async def _tidied(teacher: Teacher) -> AsyncIterator[None]:
+async def _tidied(teacher: FineTuneService) -> AsyncIterator[None]:
     """Tidies up behind visitors now and then, and ends the teacher at the end."""
 
     async def sweep() -> None:

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from cifar_lit.errors import OverloadedError
-from cifar_lit.serving.patience import patience
+from cifar_lit.serving.jitter import jitter
 from cifar_lit.serving.replies import error_reply
 
 HEAD_TIMEOUT_S = 10.0
@@ -218,7 +218,7 @@ class Protocol(HttpToolsProtocol):
     def _start_timer(self) -> None:
         if self._timer is None:
             self._timer = self.loop.call_later(
-                patience(HEAD_TIMEOUT_S),
+                jitter(HEAD_TIMEOUT_S),
                 self._turn_away,
                 "408 Request Timeout",
                 f"No request came within {HEAD_TIMEOUT_S:g} seconds.",

@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_warn
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import SettingError
-from cifar_lit.evaluation import lessons
+from cifar_lit.evaluation import forgetting_report
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop.model import Model
 from cifar_lit.models.finetuner import FineTuner
@@ -24,13 +24,13 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.seeding import global_seed
-from cifar_lit.training.blend import Blend, Given
 from cifar_lit.training.gate import Gate
 from cifar_lit.training.line import ROWS, keep, line, references, remembered
 from cifar_lit.training.progress import Tell, tell_nobody
 from cifar_lit.training.promotion import Decision
 from cifar_lit.training.publish import Published, publish
 from cifar_lit.training.rival import beside
+from cifar_lit.training.weight_interpolation import Given, WeightInterpolation
 
 
 @dataclass(frozen=True)
@@ -39,18 +39,20 @@ class FineTuned:
 
     Attributes:
         published: the version and the gate's decision.
-        comparisons: parent and child, by the names of `lessons.MEANING`.
+        comparisons: parent and child, by the names of `forgetting_report.MEANING`.
         share: of the child in the version's weights, 0..1; the rest is the parent's.
     """
 
     published: Published
-    comparisons: lessons.Comparisons
+    comparisons: forgetting_report.Comparisons
     share: float
 
     def report(self) -> str:
-        """What was learned, and what of the old was lost; `report/lessons.txt` says it all."""
+        """What was learned, and what of the old was lost; `report/forgetting.txt` says it all."""
         old = self.comparisons.get("old")
-        return lessons.overview(self.comparisons) + ("" if old is None else f"\n{lessons.by_class('old', old)}")
+        return forgetting_report.overview(self.comparisons) + (
+            "" if old is None else f"\n{forgetting_report.by_class('old', old)}"
+        )
 
 
 def finetune(
@@ -61,7 +63,7 @@ def finetune(
     gate: Gate,
     registry: Registry,
     *,
-    blend: Blend,
+    interpolation: WeightInterpolation,
     config: str,
     reference: Version | None = None,
     keep_mib: int = 0,
@@ -77,7 +79,7 @@ def finetune(
         datamodule: increments, and old images if there are any at hand.
         trainer: runs no validation: what judges the result must not choose among its epochs.
         gate: decides.
-        blend: how much of what was learned is kept.
+        interpolation: how much of what was learned is kept.
         registry: where the version goes.
         config: text of the config file that makes this run again.
         reference: what the loss of a whole line is measured against. Default: the first and the most accurate version
@@ -107,7 +109,7 @@ def finetune(
     child = tuner.network.float().to(device).eval()
     sets = judges(datamodule)
     given = _given(parent, datamodule, reference, versions, device)
-    judged = blend.judge(parent.network.to(device), child, sets, gate, given)
+    judged = interpolation.judge(parent.network.to(device), child, sets, gate, given)
     network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict
     after = {name: each.after for name, each in comparisons.items()}
     data = _fingerprint(parent, datamodule)
@@ -154,7 +156,7 @@ def finetune(
         parent=parent.version.id if parent.version else None,
         extra_files={
             ROWS: (json.dumps(datamodule.rows) + "\n").encode(),
-            **_lessons(comparisons, sets, parent.name),
+            **_forgetting_files(comparisons, sets, parent.name),
         },
     )
     tell("publishing", 1.0)
@@ -184,20 +186,22 @@ def learn(tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer)
         )
 
 
-def _lessons(comparisons: lessons.Comparisons, sets: dict[str, ImageSet], parent: str) -> dict[str, bytes]:
-    flipped = lessons.flipped_png(
+def _forgetting_files(
+    comparisons: forgetting_report.Comparisons, sets: dict[str, ImageSet], parent: str
+) -> dict[str, bytes]:
+    flipped = forgetting_report.flipped_png(
         comparisons, {name: each.images for name, each in sets.items()}, f"Answers that flipped since {parent}"
     )
     return {
-        "report/lessons.txt": lessons.text(comparisons).encode(),
-        "report/lessons.json": (json.dumps(lessons.as_json(comparisons), indent=2) + "\n").encode(),
-        "report/lessons.png": lessons.png(comparisons, f"Learned and lost since {parent}"),
+        "report/forgetting.txt": forgetting_report.text(comparisons).encode(),
+        "report/forgetting.json": (json.dumps(forgetting_report.as_json(comparisons), indent=2) + "\n").encode(),
+        "report/forgetting_report.png": forgetting_report.png(comparisons, f"Learned and lost since {parent}"),
         **({} if flipped is None else {"report/flipped.png": flipped}),
     }
 
 
 def judges(datamodule: FinetuneDataModule) -> dict[str, ImageSet]:
-    """The images that parent and child are compared on, by the names of `lessons.MEANING`."""
+    """The images that parent and child are compared on, by the names of `forgetting_report.MEANING`."""
     sets = {
         "old": datamodule.old_val,
         "earlier": datamodule.earlier_val,

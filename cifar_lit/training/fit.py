@@ -24,7 +24,7 @@ from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.own_network import check_describable
-from cifar_lit.native.library import absence
+from cifar_lit.native.library import unavailable_reason
 from cifar_lit.registry.registry import Registry
 from cifar_lit.seeding import global_seed
 from cifar_lit.training.averaging import WarnOfSlowAverage
@@ -45,12 +45,12 @@ from cifar_lit.training.fit_options import (
 )
 from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.interrupt import StopOnInterrupt
-from cifar_lit.training.lean import LeanSteps, NoProfiler
 from cifar_lit.training.precision import best_precision, uses_cuda
 from cifar_lit.training.promotion import decide
 from cifar_lit.training.publish import CONFIG, Published, publish
 from cifar_lit.training.run_files import finish_run, flat, run_folder
 from cifar_lit.training.step_graph import StepGraph
+from cifar_lit.training.step_overhead import NoProfiler, ReduceStepOverhead
 
 RUNS = "runs"
 
@@ -172,7 +172,7 @@ class FitCLI(LightningCLI):
         callbacks = [
             *(configured.callbacks or []),
             StopOnInterrupt(),
-            LeanSteps(),
+            ReduceStepOverhead(),
             WarnOfSlowAverage(),
             LogRate(),
             EpochLine(),
@@ -205,7 +205,7 @@ class FitCLI(LightningCLI):
         count = sum(weight.numel() for weight in network.parameters() if weight.requires_grad)
         place = f"{trainer.strategy.root_device}" + (f" x {trainer.world_size}" if trainer.world_size > 1 else "")
         rank_zero_info(f"{type(network).__name__}, {count:,} trained values; {trainer.precision} on {place}.")
-        if trainer.strategy.root_device.type == "cpu" and (reason := absence()):
+        if trainer.strategy.root_device.type == "cpu" and (reason := unavailable_reason()):
             rank_zero_info(f"Training takes up to three times as long without compiled kernels: {reason}.")
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for logger in trainer.loggers:  # first: one of them warns of a folder that is there

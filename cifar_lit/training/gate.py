@@ -159,9 +159,9 @@ class Gate:
         unproven = self._unproven(evidence)
         if unproven is not None:
             return unproven
-        kept = f"old accuracy {_change(old)} (p = {old.drop_p_value(self.max_drop):.2g})"
+        kept = f"old accuracy {_change(old)} (p = {old.noninferiority_p_value(self.max_drop):.2g})"
         for version, line in evidence.line.items():
-            kept += f"; since {version} {_change(line)} (p = {line.drop_p_value(self.max_line_drop):.2g})"
+            kept += f"; since {version} {_change(line)} (p = {line.noninferiority_p_value(self.max_line_drop):.2g})"
         return Verdict("promoted", f"{_gain(evidence)}; {kept}")
 
     def _forgets(self, evidence: Evidence) -> Verdict | None:
@@ -171,11 +171,11 @@ class Gate:
         for version, line in evidence.line.items():
             limits.append((f"since {version}, of its line, ", line, self.max_line_drop, error / evidence.generation))
         for named, old, max_drop, most in limits:
-            if old is not None and old.drop_p_value(max_drop) > most:
+            if old is not None and old.noninferiority_p_value(max_drop) > most:
                 return Verdict(
                     "rejected",
                     f"old accuracy {named}{_change(old)}: that it fell by more than {max_drop:g} points can't be ruled "
-                    f"out (p = {old.drop_p_value(max_drop):.2g}, {most:.2g} or less is asked for)",
+                    f"out (p = {old.noninferiority_p_value(max_drop):.2g}, {most:.2g} or less is asked for)",
                     "forgets",
                 )
         earlier, new = evidence.earlier, evidence.new

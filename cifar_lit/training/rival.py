@@ -14,10 +14,10 @@ from cifar_lit.models.networks import Network
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
-from cifar_lit.training.blend import Given, compare
 from cifar_lit.training.gate import Gate
 from cifar_lit.training.line import line, remembered
 from cifar_lit.training.promotion import Decision, common_validation
+from cifar_lit.training.weight_interpolation import Given, compare
 
 
 def beside(

@@ -68,7 +68,7 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Blend:
+class WeightInterpolation:
     """Interpolates the weights of parent and child (WiSE-FT).
 
     Wortsman et al., "Robust fine-tuning of zero-shot models" (CVPR 2022); Ilharco et al., "Patching open-vocabulary

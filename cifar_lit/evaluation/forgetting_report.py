@@ -86,7 +86,7 @@ def _flips_text(name: str, comparison: Comparison) -> list[str]:
                 for row in rows[:_FLIPS_LISTED].tolist()
             ]
             more = len(rows) - len(shown)
-            lines = [f"{name}, {what}", *shown, *([f"  and {more:,} more, in lessons.json"] if more else [])]
+            lines = [f"{name}, {what}", *shown, *([f"  and {more:,} more, in forgetting.json"] if more else [])]
             found.append("\n".join(lines) + "\n")
     return found
 

@@ -12,7 +12,7 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.finetuner import AverageWeights
 from cifar_lit.models.networks import ThreeBlockCNN
-from cifar_lit.training.lean import LeanSteps, NoProfiler
+from cifar_lit.training.step_overhead import NoProfiler, ReduceStepOverhead
 
 CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
@@ -43,7 +43,7 @@ def test_garbage_collection_and_environment_are_as_before_after_a_training(
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
-        callbacks=[LeanSteps(), look],
+        callbacks=[ReduceStepOverhead(), look],
         profiler=NoProfiler(),
     )
     if fails:
@@ -59,7 +59,7 @@ def test_garbage_collection_and_environment_are_as_before_after_a_training(
 
 def test_a_gpu_is_asked_as_lightning_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHECK, "1")
-    lean, module = LeanSteps(), SimpleNamespace(device=torch.device("cuda"))
+    lean, module = ReduceStepOverhead(), SimpleNamespace(device=torch.device("cuda"))
     try:
         lean.on_train_start(SimpleNamespace(), module)
         assert os.environ[CHECK] == "1"
@@ -73,7 +73,7 @@ def test_averaged_weights_move_to_the_training_device(average: pl.callbacks.Weig
     classifier = Classifier(ThreeBlockCNN(width=4, hidden=8))
     average.setup(SimpleNamespace(), classifier, "fit")  # before Lightning moves the module
     module = SimpleNamespace(device=torch.device("meta"))
-    LeanSteps().on_fit_start(SimpleNamespace(callbacks=[average]), module)
+    ReduceStepOverhead().on_fit_start(SimpleNamespace(callbacks=[average]), module)
     assert average._average_model is not None
     assert {weight.device.type for weight in average._average_model.module.parameters()} == {"meta"}
     assert average._average_model.n_averaged.device.type == "cpu"
@@ -82,6 +82,8 @@ def test_averaged_weights_move_to_the_training_device(average: pl.callbacks.Weig
 def test_averaged_weights_stay_where_they_were_asked_for() -> None:
     average = pl.callbacks.WeightAveraging(device="cpu")
     average.setup(SimpleNamespace(), Classifier(ThreeBlockCNN(width=4, hidden=8)), "fit")
-    LeanSteps().on_fit_start(SimpleNamespace(callbacks=[average]), SimpleNamespace(device=torch.device("meta")))
+    ReduceStepOverhead().on_fit_start(
+        SimpleNamespace(callbacks=[average]), SimpleNamespace(device=torch.device("meta"))
+    )
     assert average._average_model is not None
     assert {weight.device.type for weight in average._average_model.module.parameters()} == {"cpu"}

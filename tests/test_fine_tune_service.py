@@ -21,9 +21,9 @@ from finetuning import DRAWN, QUICK, tree
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrected_images, corrections, increment, synthetic
 from cifar_lit.errors import CifarLitError, DataError, SettingError
-from cifar_lit.feedback import teaching
-from cifar_lit.feedback.teaching import BusyError, Teacher
-from cifar_lit.feedback.tuning import LOG, Job, Tuning, error_of
+from cifar_lit.feedback import fine_tune_service
+from cifar_lit.feedback.fine_tune_job import LOG, FineTuneJob, Job, error_of
+from cifar_lit.feedback.fine_tune_service import BusyError, FineTuneService
 from cifar_lit.inference.predictor import Pixels, Predictor
 from cifar_lit.page.teach_desk import View
 from cifar_lit.page.teach_html import verdict
@@ -33,20 +33,20 @@ MORE = synthetic.draw("train", 4_000)
 OPTIONS = [*DRAWN, *QUICK, "--trainer.accelerator", "cpu"]
 ENDLESS = ["--trainer.max_epochs", "100000"]
 
-MakeTeacher = Callable[..., Teacher]
+MakeTeacher = Callable[..., FineTuneService]
 
 
 @pytest.fixture
 def root(parents: Path, tmp_path: Path) -> Path:
     """A registry whose champion, v0001, has much to learn."""
     root = Path(shutil.copytree(parents, tmp_path / "checkpoints"))
-    Teacher(root, tmp_path / "teach").registry.promote("v0001", "for these tests")
+    FineTuneService(root, tmp_path / "teach").registry.promote("v0001", "for these tests")
     return root
 
 
 @pytest.fixture
 def teacher(root: Path, tmp_path: Path) -> MakeTeacher:
-    return lambda *options: Teacher(root, tmp_path / "teach", options=[*OPTIONS, *options], nice=0)
+    return lambda *options: FineTuneService(root, tmp_path / "teach", options=[*OPTIONS, *options], nice=0)
 
 
 def mistaken(predictor: Predictor) -> tuple[Pixels, str, str]:
@@ -140,7 +140,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
         with pytest.raises(SettingError, match="There is nothing to undo"):
             await one.undo(discard=False)
 
-    def watch(one: Teacher, seen: list[Job]) -> bool:
+    def watch(one: FineTuneService, seen: list[Job]) -> bool:
         assert one.job is not None
         seen.append(one.job)
         return one.job.state != "running"
@@ -152,7 +152,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
 def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
     discard: bool, teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def learn(tuning: Tuning, increment: Path | None) -> Version:
+    async def learn(tuning: FineTuneJob, increment: Path | None) -> Version:
         """A fine-tuning that needs no training."""
         await asyncio.to_thread(corrections.copy, tuning._places.corrections, tuning._copied)
         tuning.taken.set()
@@ -186,7 +186,7 @@ def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
         assert one.registry.resolve("latest").id == "v0001"
 
     one = teacher()
-    monkeypatch.setattr(Tuning, "_learn", learn)
+    monkeypatch.setattr(FineTuneJob, "_learn", learn)
     asyncio.run(test())
 
 
@@ -227,7 +227,7 @@ def test_an_upload_is_audited_in_another_process_and_a_bad_one_named_in_words(
 
 def test_a_check_that_takes_too_long_is_ended(root: Path, tmp_path: Path) -> None:
     async def test() -> None:
-        one = Teacher(root, tmp_path / "teach", check_timeout_s=0.05)
+        one = FineTuneService(root, tmp_path / "teach", check_timeout_s=0.05)
         increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(3)))
         with pytest.raises(DataError, match="the check took longer than 0.05 s and was ended"):
             await one.check(tmp_path / "a.npz")
@@ -263,7 +263,10 @@ def test_stopping_ends_the_child_and_its_group_and_leaves_the_registry_alone(
 def test_a_fine_tuning_that_takes_too_long_is_ended_and_said_so(root: Path, tmp_path: Path) -> None:
     async def test() -> None:
         options = [*OPTIONS, *ENDLESS]
-        one, before = Teacher(root, tmp_path / "teach", options=options, nice=0, learn_timeout_s=0.3), tree(root)
+        one, before = (
+            FineTuneService(root, tmp_path / "teach", options=options, nice=0, learn_timeout_s=0.3),
+            tree(root),
+        )
         one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
         await one.start()
         job = await one.wait()
@@ -285,17 +288,17 @@ def test_a_version_that_is_being_published_is_not_given_up(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def test() -> None:
-        one = Teacher(root, tmp_path / "teach", learn_timeout_s=0.05)
+        one = FineTuneService(root, tmp_path / "teach", learn_timeout_s=0.05)
         one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
 
-        async def learn(tuning: Tuning, increment: Path | None) -> Version:
+        async def learn(tuning: FineTuneJob, increment: Path | None) -> Version:
             tuning.taken.set()
             tuning._change(stage="publishing")
             await asyncio.sleep(0.3)
             return one.registry.get("v0001")
 
-        monkeypatch.setattr(Tuning, "_learn", learn)
-        monkeypatch.setattr(Tuning, "_put_away", lambda tuning, version: None)
+        monkeypatch.setattr(FineTuneJob, "_learn", learn)
+        monkeypatch.setattr(FineTuneJob, "_put_away", lambda tuning, version: None)
         await one.start()
         job = await one.wait()
         assert job is not None
@@ -333,10 +336,10 @@ def test_there_must_be_something_to_learn(teacher: MakeTeacher, tmp_path: Path) 
 SERVER = """
 import asyncio, sys
 from pathlib import Path
-from cifar_lit.feedback.teaching import Teacher
+from cifar_lit.feedback.fine_tune_service import FineTuneService
 
 async def main():
-    teacher = Teacher(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])
+    teacher = FineTuneService(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])
     await teacher.start(Path(sys.argv[3]))
     while teacher.job.stage != "learning" and teacher.job.state == "running":
         await asyncio.sleep(0.01)
@@ -407,7 +410,7 @@ def test_the_reason_is_the_last_error_that_a_command_told(lines: list[str], reas
 
 
 def test_a_full_disk_never_leaves_a_fine_tuning_running(teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Full(Tuning):
+    class Full(FineTuneJob):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
             self._log_file = Path("/dev/full").open("w")  # noqa: SIM115
@@ -424,6 +427,6 @@ def test_a_full_disk_never_leaves_a_fine_tuning_running(teacher: MakeTeacher, mo
             assert job is not None
             assert (job.state, "No space left on device" in job.reason) == ("failed", True)
 
-    monkeypatch.setattr(teaching, "Tuning", Full)
+    monkeypatch.setattr(fine_tune_service, "FineTuneJob", Full)
     monkeypatch.setattr(corrections, "copy", no_room)
     asyncio.run(test())

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from cifar_lit.data import corrections
 from cifar_lit.errors import DataError, SettingError
 from cifar_lit.feedback import child
-from cifar_lit.feedback.tuning import Job, Places, Tuning, error_of, tidy
+from cifar_lit.feedback.fine_tune_job import FineTuneJob, Job, Places, error_of, tidy
 from cifar_lit.files import try_lock
 from cifar_lit.registry.registry import Registry
 
@@ -60,7 +60,7 @@ class Audit:
     as_json: dict[str, Any] | None = None
 
 
-class Teacher:
+class FineTuneService:
     """Collects corrections, audits increments and runs fine-tunings, in one event loop.
 
     Args:
@@ -93,7 +93,7 @@ class Teacher:
         self._check_timeout_s = check_timeout_s
         self._learn_timeout_s = learn_timeout_s
         self._one_check = asyncio.Semaphore()
-        self._tuning: Tuning | None = None
+        self._tuning: FineTuneJob | None = None
         self._task: asyncio.Task[None] | None = None
 
     # Corrections
@@ -189,7 +189,7 @@ class Teacher:
             lock = self._hold()
             try:
                 self._sweep_jobs()
-                tuning = Tuning(name, self._places, self.registry, self._options, self._nice)
+                tuning = FineTuneJob(name, self._places, self.registry, self._options, self._nice)
             except BaseException:
                 os.close(lock)
                 raise
@@ -222,7 +222,7 @@ class Teacher:
             discard: leave the corrections that it learned put away; else they wait again.
 
         Raises:
-            CifarLitError: as `Tuning.undo` says.
+            CifarLitError: as `FineTuneJob.undo` says.
         """
         if self._tuning is None:
             raise SettingError("There is nothing to undo: no fine-tuning has ended since the server started.")

@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cifar_lit.serving.jitter import jitter
 from cifar_lit.serving.metrics import Metrics
-from cifar_lit.serving.patience import patience
 from cifar_lit.serving.replies import RequestError, error_reply
 
 BODY_GRACE_S = 10.0
@@ -34,7 +34,7 @@ _OF_PROXIES = (b"x-forwarded-", b"forwarded", b"x-real-ip")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
 
-class Gatekeeper:
+class RequestLimitsMiddleware:
     """ASGI middleware: host, origin, request id, bounds of the body in bytes and seconds, access log, metrics.
 
     Args:
@@ -153,7 +153,7 @@ class _Body:
         self._max_bytes = max_bytes
         self._num_bytes = 0
         self._began = time.monotonic()
-        self._grace_s = patience(BODY_GRACE_S)
+        self._grace_s = jitter(BODY_GRACE_S)
         length = headers.get(b"content-length")
         self._complete = length is None and b"transfer-encoding" not in headers
         if length is not None and (not _LENGTH.fullmatch(length) or int(length) > max_bytes):

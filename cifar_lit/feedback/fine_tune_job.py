@@ -89,7 +89,7 @@ class Places:
         return self.corrections / "used" / version_id
 
 
-class Tuning:
+class FineTuneJob:
     """A fine-tuning. Making it makes its folder and its log.
 
     Args:
@@ -268,5 +268,5 @@ def error_of(lines: Sequence[str]) -> str:
 
 
 def _figures(version: Version) -> dict[str, Figures]:
-    lessons = json.loads(version.read("report/lessons.json"))
+    lessons = json.loads(version.read("report/forgetting.json"))
     return {name: Figures(each["before"]["acc"], each["after"]["acc"], each["count"]) for name, each in lessons.items()}

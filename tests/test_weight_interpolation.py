@@ -7,8 +7,8 @@ from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.networks import Network
-from cifar_lit.training.blend import Blend, Given, Judged, mix
 from cifar_lit.training.gate import Gate
+from cifar_lit.training.weight_interpolation import Given, Judged, WeightInterpolation, mix
 
 
 class Switch(Network):
@@ -33,10 +33,12 @@ def images(thresholds: list[int], num: int, label: int) -> ImageSet:
     return ImageSet(pixels, torch.full((num,), label), "drawn")
 
 
-def judge(old: list[int], new: list[int], shares: tuple[float, ...] = Blend().shares, **gate: float) -> Judged:
+def judge(
+    old: list[int], new: list[int], shares: tuple[float, ...] = WeightInterpolation().shares, **gate: float
+) -> Judged:
     """A parent that answers 0 and a child that answers 1: `old` is lost and `new` is won from these shares on."""
     sets = {"old": images(old, 1_000, 0), "new": images(new, 40, 1), "learned": images(new, 40, 1)}
-    return Blend(shares).judge(Switch(0.0), Switch(1.0), sets, Gate(**gate), Given(80))
+    return WeightInterpolation(shares).judge(Switch(0.0), Switch(1.0), sets, Gate(**gate), Given(80))
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
@@ -78,9 +80,9 @@ def test_less_of_the_child_is_kept_if_the_whole_line_has_lost_too_much() -> None
     parent, child = Switch(0.0), Switch(1.0)
     given = Given(80, line={"v0001": ancestor})
     strict = Gate(max_drop=100, max_line_drop=0.5)
-    assert Blend().judge(parent, child, sets, strict, given).share == 0.6
-    assert Blend().judge(parent, child, sets, Gate(max_drop=100, max_line_drop=100), given).share == 1.0
-    alone = Blend((1.0,)).judge(parent, child, sets, strict, given).verdict
+    assert WeightInterpolation().judge(parent, child, sets, strict, given).share == 0.6
+    assert WeightInterpolation().judge(parent, child, sets, Gate(max_drop=100, max_line_drop=100), given).share == 1.0
+    alone = WeightInterpolation((1.0,)).judge(parent, child, sets, strict, given).verdict
     assert "since v0001, of its line, 1.0000 -> 0.9700" in alone.reason
 
 
@@ -113,10 +115,10 @@ def test_answers_that_are_not_finite_are_no_result() -> None:
     broken = tiny_network()
     broken.head.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
     with pytest.raises(SettingError, match=r"diverged.*learning rate"):
-        Blend().judge(tiny_network(), broken, sets, Gate(), Given(4))
+        WeightInterpolation().judge(tiny_network(), broken, sets, Gate(), Given(4))
 
 
 @pytest.mark.parametrize("shares", [(), (0.0,), (1.0, 1.1)])
 def test_shares_out_of_range_are_refused(shares: tuple[float, ...]) -> None:
     with pytest.raises(SettingError, match=r"shares is .*0 < share <= 1"):
-        Blend(shares)
+        WeightInterpolation(shares)

@@ -29,7 +29,7 @@ class NoProfiler(Profiler):
         return _NOTHING
 
 
-class LeanSteps(Callback):
+class ReduceStepOverhead(Callback):
     """Takes three costs out of each step.
 
     Objects from before the training are not searched for garbage. Averaged weights lie on the training device, where

@@ -12,9 +12,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from cifar_lit.serving import gatekeeper
-from cifar_lit.serving.gatekeeper import LOOPBACK, Gatekeeper
+from cifar_lit.serving import request_limits
 from cifar_lit.serving.metrics import Metrics
+from cifar_lit.serving.request_limits import LOOPBACK, RequestLimitsMiddleware
 
 MAX_BYTES = 1_000
 Chunks = list[bytes]
@@ -45,11 +45,13 @@ async def failing(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 class Harness:
-    """Sends requests through a gatekeeper, with no server between."""
+    """Sends requests through the middleware, with no server between."""
 
     def __init__(self, app: Any = echo, hosts: tuple[str, ...] | None = LOOPBACK) -> None:
         self.metrics = Metrics()
-        self.gatekeeper = Gatekeeper(app, metrics=self.metrics, hosts=hosts, max_body=lambda path, kind: MAX_BYTES)
+        self.limits = RequestLimitsMiddleware(
+            app, metrics=self.metrics, hosts=hosts, max_body=lambda path, kind: MAX_BYTES
+        )
         self.num_received = 0
         """Bytes that were taken from the client."""
 
@@ -82,7 +84,7 @@ class Harness:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        asyncio.run(self.gatekeeper(scope, receive, send))
+        asyncio.run(self.limits(scope, receive, send))
         found = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in sent[0]["headers"]]
         assert len(dict(found)) == len(found), "a header comes twice"
         return Answered(sent[0]["status"], dict(found), b"".join(message.get("body", b"") for message in sent[1:]))
@@ -234,34 +236,34 @@ def test_a_length_that_is_no_number_is_refused(harness: Harness, size: str) -> N
 
 
 def test_a_body_that_does_not_come_is_given_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.05)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.05)
     answered = harness.send(length(100), chunks=[b"x" * 7], then=never)
     assert (answered.status, answered.headers["connection"]) == (408, "close")
     assert answered.detail == "the body came too slowly: after 0 s it was not complete. Send it again, faster."
 
 
 def test_a_body_that_drips_is_given_up(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.2)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.2)
     answered = harness.send(length(500), chunks=[b"x"] * 500, pause_s=0.01)
     assert answered.status == 408
     assert harness.num_received < 100
 
 
 def test_slow_bodies_are_not_all_given_up_at_once(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 3_600.0)
-    monkeypatch.setattr(gatekeeper, "patience", lambda seconds: seconds / 72_000)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 3_600.0)
+    monkeypatch.setattr(request_limits, "jitter", lambda seconds: seconds / 72_000)
     assert harness.send(length(100), chunks=[b"x"], then=never).status == 408
 
 
 def test_a_large_body_has_more_time(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.2)
-    monkeypatch.setattr(gatekeeper, "BODY_BYTES_PER_S", 10)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.2)
+    monkeypatch.setattr(request_limits, "BODY_BYTES_PER_S", 10)
     assert harness.send(length(50), chunks=[b"x" * 10] * 5, pause_s=0.1).status == 200
 
 
 @pytest.mark.parametrize("headers", [(), (length(0),), (length(1),)])
 def test_a_slow_answer_is_no_slow_body(headers: tuple[tuple[str, str], ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gatekeeper, "BODY_GRACE_S", 0.05)
+    monkeypatch.setattr(request_limits, "BODY_GRACE_S", 0.05)
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await Request(scope, receive).body()
@@ -344,7 +346,7 @@ def test_what_is_no_request_passes() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         seen.append(scope["type"])
 
-    asyncio.run(Harness(app).gatekeeper({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
+    asyncio.run(Harness(app).limits({"type": "lifespan"}, None, None))  # type: ignore[arg-type]
     assert seen == ["lifespan"]
 
 
