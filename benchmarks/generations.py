@@ -134,7 +134,8 @@ def by_registry(images: Images, path: Path, last: Row, registry: Registry, seed:
     tuner, trainer = build(instances, before)
     assert before.version is not None
     data = InMemory(images, path, before.version)
-    options |= {"interpolation": instances.interpolation, "config": ""}
+    name = "interpolation" if "interpolation" in instances else "blend"  # as e14267a called it
+    options |= {name: instances[name], "config": ""}
     done = finetune(before, tuner, data, trainer, instances.gate, registry, **options)
     manifest = done.published.version.manifest
     about = {"standing": manifest.standing, "reason": manifest.reason, "share": manifest.training["share_of_child"]}
