@@ -21,7 +21,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.shipped import registry_to_read
 
 PACKAGE = Path(cifar_lit.__file__).parent
-CAT = PACKAGE / "serving" / "page" / "examples" / "cat.jpg"
+CAT = PACKAGE / "page" / "examples" / "cat.jpg"
 
 
 @pytest.fixture
