@@ -38,6 +38,7 @@ from cifar_lit.training.fit_options import (
     loggers,
     newest_checkpoint,
     refuse_lost_results,
+    refuse_uploads,
     root_cause,
     several_devices,
     stopping_mode,
@@ -138,6 +139,7 @@ class FitCLI(LightningCLI):
         if trainer.enable_checkpointing is False:  # the best weights are kept in memory all the same
             self.config.fit.best.write = False
             trainer.enable_checkpointing = None
+        refuse_uploads(trainer.logger)
         if trainer.logger is None or trainer.logger is True:
             trainer.logger = loggers(trainer.default_root_dir)
         if self.config.fit.ckpt_path == "last":
