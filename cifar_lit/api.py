@@ -9,6 +9,7 @@
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -153,6 +154,7 @@ def fit(config: _Path, options: Mapping[str, Any] | None = None) -> Version:
     Raises:
         SettingError: an option is unknown or can't be used (more is on standard error), or no version was made.
         DataError: there is no data, or it is damaged.
+        KeyboardInterrupt: after Ctrl-C. The best epoch until then is a version all the same.
 
     >>> version = fit("smoke", {"data.num_synthetic": 200, "trainer.max_epochs": 1, "registry": "here"})
     >>> version.id, version.manifest.data["train"]["count"]
@@ -168,6 +170,8 @@ def fit(config: _Path, options: Mapping[str, Any] | None = None) -> Version:
             )
     except SystemExit as error:
         raise SettingError(f"fit can't be run with {dict(options or {})}: see standard error.") from error
+    if cli.ended_by:
+        signal.raise_signal(cli.ended_by)  # meant for the whole program
     if cli.published is None:
         raise SettingError("no version was made. Train for an epoch or more, without fast_dev_run.")
     return cli.published.version

@@ -2,6 +2,7 @@
 
 import doctest
 import shutil
+import signal
 import subprocess
 import sys
 import tomllib
@@ -21,7 +22,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.shipped import registry_to_read
 
 PACKAGE = Path(cifar_lit.__file__).parent
-CAT = PACKAGE / "serving" / "page" / "examples" / "cat.jpg"
+CAT = PACKAGE / "page" / "examples" / "cat.jpg"
 
 
 @pytest.fixture
@@ -101,6 +102,19 @@ def test_other_arrays_are_refused(images: Any, model: Any) -> None:
 def test_a_training_without_a_version_is_an_error(options: dict[str, Any], empty: Path) -> None:
     with pytest.raises(SettingError):
         cifar_lit.fit("smoke", {"data.num_synthetic": 100, "trainer.enable_progress_bar": False, **options})
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_callers_program_too_after_the_best_epoch_is_a_version(signum: int, empty: Path) -> None:
+    ended: list[int] = []
+    before = signal.signal(signum, lambda number, _: ended.append(number))
+    try:
+        end = {"class_path": "test_interruptions.EndAt", "init_args": {"step": 3, "signum": int(signum)}}
+        cifar_lit.fit("smoke", {"data.num_synthetic": 100, "trainer.callbacks": [end], "trainer.logger": False})
+    finally:
+        signal.signal(signum, before)
+    (version,) = cifar_lit.versions("checkpoints")
+    assert (ended, version.manifest.training["ended_by"]) == ([signum], "Ctrl-C" if signum == 2 else "SIGTERM")
 
 
 def test_where_there_is_no_registry_the_shipped_champion_answers_and_that_is_said(

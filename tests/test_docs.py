@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from cifar_lit.cli import main
 from cifar_lit.registry.registry import Registry
@@ -15,6 +16,7 @@ from cifar_lit.registry.weights import load_network
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 WEIGHTS = (ROOT / "docs/weights.md").read_text()
+TRAIN = (ROOT / "docs/train.md").read_text()
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text()
     for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -57,6 +59,26 @@ def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest
     with torch.inference_mode():
         expected = load_network(version)(images.permute(0, 3, 1, 2))
     assert torch.allclose(names["logits"], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_the_search_with_optuna_names_the_best_of_its_versions(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
+    block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```python\n(.*?)```", TRAIN, re.DOTALL)
+    assert block is not None
+    monkeypatch.chdir(tmp_path)
+    exec(block[1], {})
+    study = optuna.load_study(study_name="smoke", storage="sqlite:///trials.db")  # it would go on from here
+    versions = Registry("trials").versions()
+    assert [each.state for each in study.trials] == [optuna.trial.TrialState.COMPLETE] * 4
+    assert [each.value for each in study.trials] == [each.manifest.metrics["val/acc"] for each in versions]
+    best = max(versions, key=lambda each: each.manifest.metrics["val/acc"])
+    assert f"trials/{best.id}: val/acc {study.best_value:.4f} with " in capsys.readouterr().out.splitlines()[-1]
+    learned = yaml.safe_load(best.read("config.yaml"))["model"]
+    assert learned["optimizer"]["init_args"]["lr"] == study.best_params["lr"]
+    assert learned["label_smoothing"] == study.best_params["label_smoothing"]
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -129,6 +129,38 @@ def test_each_runs_files_lie_in_its_own_folder_whatever_the_logger(
         assert set(last.pictures) == {"confusion_matrix", "samples", "calibration"}
 
 
+@pytest.mark.parametrize("scheme", ["sqlite:///{}/mlflow.db", "file://{}/mlflow"], ids=["sqlite", "files"])
+def test_mlflow_as_the_only_logger_gets_everything(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")  # newer releases ask for it
+    uri = scheme.format(tmp_path)
+    assert run("--trainer.logger=MLFlowLogger", f"--trainer.logger.tracking_uri={uri}") == 0
+    client = mlflow.MlflowClient(uri)
+    (found,) = client.search_runs([client.get_experiment_by_name("lightning_logs").experiment_id])
+    assert found.info.status == "FINISHED"
+    assert found.data.params["data.batch_size"] == "64"
+    assert {"lr", "train/loss", "val/acc"} <= set(found.data.metrics)
+    assert found.data.metrics["test/acc"] == Registry("checkpoints").get("v0001").manifest.metrics["test/acc"]
+    assert len(client.get_metric_history(found.info.run_id, "val/acc")) == 2
+    pictures = {each.path for each in client.list_artifacts(found.info.run_id)}
+    assert pictures == {"confusion_matrix.png", "samples.png", "calibration.png"}
+    names = {path.name for path in (tmp_path / "runs" / "version_0").iterdir()}
+    assert names == {"checkpoints", "config.yaml", "samples.png"}
+
+
+@pytest.mark.parametrize("log_model", ["true", "all"])
+def test_a_logger_that_is_to_upload_checkpoints_is_refused(
+    log_model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("--trainer.logger=WandbLogger", f"--trainer.logger.log_model={log_model}") == 2
+    assert "WandbLogger can't upload checkpoints" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_bar_shows_training_loss_and_rate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     shown: list[dict[str, Any]] = []

@@ -38,6 +38,7 @@ from cifar_lit.training.fit_options import (
     loggers,
     newest_checkpoint,
     refuse_lost_results,
+    refuse_uploads,
     root_cause,
     several_devices,
     stopping_mode,
@@ -138,6 +139,7 @@ class FitCLI(LightningCLI):
         if trainer.enable_checkpointing is False:  # the best weights are kept in memory all the same
             self.config.fit.best.write = False
             trainer.enable_checkpointing = None
+        refuse_uploads(trainer.logger)
         if trainer.logger is None or trainer.logger is True:
             trainer.logger = loggers(trainer.default_root_dir)
         if self.config.fit.ckpt_path == "last":
@@ -275,17 +277,21 @@ class FitCLI(LightningCLI):
         self._tell(self.published)
 
     @property
+    def ended_by(self) -> signal.Signals | None:
+        """Ctrl-C or SIGTERM, if it ended the training; the best epoch until then was published all the same."""
+        return self._callback(StopOnInterrupt).signal
+
+    @property
     def status(self) -> int:
         """Exit status: 0, or 130 after Ctrl-C and 143 after SIGTERM."""
-        signum = self._callback(StopOnInterrupt).signal
-        return 128 + signum if signum else 0
+        return 128 + self.ended_by if self.ended_by else 0
 
     def _config_text(self) -> str:
         text: str = self._parser("fit").dump(self.config.fit, skip_unset=False, skip_link_targets=True)
         return text
 
     def _ended_by(self) -> str:
-        if signum := self._callback(StopOnInterrupt).signal:
+        if signum := self.ended_by:
             return "Ctrl-C" if signum is signal.SIGINT else signum.name
         return "early stopping" if self._callback(EarlyStopping).stopped_epoch else "its last epoch"
 

@@ -84,6 +84,24 @@ def refuse_lost_results(trainer: pl.Trainer, strategy: Any) -> None:
         )
 
 
+def refuse_uploads(loggers: Any) -> None:
+    """Refuses loggers that are to upload checkpoints: Lightning has them do so for its own checkpoint callback alone.
+
+    Args:
+        loggers: one of the Trainer's loggers or a list of them, not built yet.
+
+    Raises:
+        SettingError: one is.
+    """
+    for each in as_list(loggers):
+        if isinstance(each, Namespace) and each.get("init_args.log_model"):
+            name = each.class_path.rpartition(".")[2]
+            raise SettingError(
+                f"trainer.logger: {name} can't upload checkpoints, which stay in the run's folder. Leave out its "
+                "log_model; the version that is made holds the best weights."
+            )
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The error that the others were raised from, which says what was wrong."""
     while error.__cause__ is not None:
