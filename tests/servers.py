@@ -28,6 +28,7 @@ _END_S = 30.0
 def shipped_v0001(folder: str | Path) -> Path:
     """A registry of the shipped v0001 alone, which answers fast; made in an empty folder."""
     root = Path(folder)
+    root.mkdir(parents=True, exist_ok=True)
     shutil.copytree(Path(__file__).parent.parent / "checkpoints" / "v0001", root / "v0001")
     (root / "champion").write_text("v0001\n")
     return root

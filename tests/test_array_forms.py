@@ -357,7 +357,7 @@ def test_a_version_is_measured_on_labelled_arrays(capsys, publish, files: Files,
     report = json.loads(Path("report/metrics.json").read_text())["test"]
     assert np.sum(report["confusion_matrix"]) == NUM
     names = {path.name for path in Path("report").iterdir()}
-    assert names == {"metrics.json", "report.txt", "confusion_matrix.png", "samples.png"}
+    assert names == {"metrics.json", "report.txt", "calibration.png", "confusion_matrix.png", "samples.png"}
 
 
 def test_a_test_on_arrays_prints_the_report(capsys, publish) -> None:

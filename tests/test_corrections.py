@@ -301,7 +301,7 @@ def test_what_was_put_away_can_be_brought_back_before_what_came_since(tmp_path: 
     corrections.add(folder, picture(2), "frog")  # the last label counts
     corrections.add(folder, picture(3), "ship")
     corrections.bring_back(used, folder)
-    data, torn = corrections.read(folder)
+    data, torn = corrected_images.read(folder)
     assert (data.labels.tolist(), torn) == ([3, 6, 8], [])
     assert np.array_equal(data.images.numpy(), [picture(1), picture(2), picture(3)])
     assert not used.exists()

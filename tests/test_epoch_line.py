@@ -110,7 +110,7 @@ class Remote(Logger):
         self.pictures[key] = images[0].size
 
 
-@pytest.mark.parametrize("logger", ["test_epoch_line.Remote", "false"])
+@pytest.mark.parametrize("logger", ["test_epoch_line.Remote", pytest.param("false", marks=pytest.mark.slow)])
 def test_each_runs_files_lie_in_its_own_folder_whatever_the_logger(
     logger: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -84,6 +84,7 @@ def files(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teacher: MakeTeacher, tmp_path: Path) -> None:
     async def test() -> None:
         one = teacher()

@@ -136,6 +136,7 @@ def test_the_saved_config_names_the_parent_that_latest_was(finetune: Call, regis
     assert "from: v0002\n" in registry.get("v0003").read("config.yaml").decode()
 
 
+@pytest.mark.slow
 def test_the_saved_config_reruns_to_equal_weights_and_another_seed_to_others(
     finetune: Call, registry: Registry
 ) -> None:

@@ -122,9 +122,12 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
 
 @pytest.mark.parametrize(
     "config",
-    sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "finetune.yaml", CONFIGS / "ray.yaml"}),
-    ids=lambda path: path.name,
+    [
+        pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name == "accurate_large.yaml" else ())
+        for path in sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "finetune.yaml", CONFIGS / "ray.yaml"})
+    ],
 )
+@pytest.mark.filterwarnings("ignore:EMAWeightAveraging is too slow")
 def test_every_config_trains(config: Path, fit: Fit):
     # The recipe's network and optimizer, on drawn images.
     assert fit("--data.source", "synthetic", "--data.num_synthetic", "500", config=str(config)) == 0
@@ -287,6 +290,7 @@ def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, 
     assert f"{version.id} is promoted" in printed
 
 
+@pytest.mark.slow
 def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_path: Path):
     ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     options = ["--data.num_synthetic", "203", "--trainer.max_epochs", "2", "--data.batch_size", "16"]
@@ -356,6 +360,7 @@ def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
     ],
     ids=lambda options: options[0],
 )
+@pytest.mark.filterwarnings("ignore:EMAWeightAveraging is too slow")
 def test_what_lightning_and_torch_offer_can_be_chosen(options: list[str], fit: Fit):
     assert fit(*options) == 0
 

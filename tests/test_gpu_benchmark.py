@@ -55,6 +55,7 @@ def run(folder: Path, *options: str, status: int = 0) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.slow
 def test_the_published_script_is_run_unchanged_and_ended_after_enough_seeds(tmp_path: Path):
     (tmp_path / "airbench94_muon.py").write_text(SCRIPT)
     result = run(tmp_path, "--airbench", ".", "--stages", "airbench", "airbench95")
@@ -76,6 +77,7 @@ def test_the_table_of_the_larger_scripts_is_read(monkeypatch: pytest.MonkeyPatch
     ]
 
 
+@pytest.mark.slow
 def test_a_stage_that_fails_leaves_its_reason_and_the_others_their_figures(tmp_path: Path):
     (tmp_path / "airbench94_muon.py").write_text("raise SystemExit('no GPU here')")
     stages = run(tmp_path, "--airbench", ".", "--stages", "airbench", "limits", status=1)["stages"]

@@ -148,7 +148,7 @@ def test_a_turned_picture_has_the_answer_of_the_upright_one(client: httpx.Client
         turned = [content_of(GOOD[f"{kind}, orientation {way}"]) for way in range(1, 9)]
         answers = [list(ask(client, data).json()["probabilities"].values()) for data in turned]
         for answer in answers:  # a lossy picture that is turned is not quite the same
-            assert answer == pytest.approx(answers[0], abs=1e-6 if kind == "PNG" else 0.05)
+            assert answer == pytest.approx(answers[0], abs=1e-6 if kind == "PNG" else 0.1)
 
 
 def test_what_is_under_a_transparent_pixel_does_not_show(client: httpx.Client) -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hostile_npz import FRAGMENTS, HOSTILE
 from PIL import Image
+from servers import shipped_v0001
 from test_corrections import add
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -202,7 +203,7 @@ def test_make_from_pictures_of_any_size_and_kind(capsys) -> None:
     Path("pictures/cat/notes.txt").write_text("mine")
     Path("pictures/.cache").mkdir()
     status, out, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
-    assert (status, err) == (0, "left out: 1 .txt (cat/notes.txt)\n")
+    assert (status, err) == (0, "left out: 1 .txt (cat/notes.txt)\nleft out 1 hidden or system file: .cache/\n")
     assert out.splitlines() == [
         "Wrote out.npz: 3 images (images, pictures)",
         "  cat              2",
@@ -310,14 +311,15 @@ def test_help_is_shown(capsys, action: str) -> None:
 DATA = os.environ.get("CIFAR_LIT_DATA")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="CIFAR_LIT_DATA names no CIFAR-10")
-def test_real_images_against_the_shipped_version(capsys) -> None:
+def test_real_images_against_the_shipped_version(capsys, tmp_path: Path) -> None:
     train = read_split("train", resolve_root(DATA))
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:200]
     labels = train.labels[rows]
     labels[:20] = (labels[:20] + 5) % 10
     path = write(train.images[rows], labels)
-    shipped = Path(__file__).parent.parent / "checkpoints"
+    shipped = shipped_v0001(tmp_path / "shipped")
     _, out, _ = called(capsys, "check", path, "--data.root", DATA, "--registry", shipped, "--json")
     about = json.loads(out)
     findings = {finding["code"]: finding for finding in about["findings"]}

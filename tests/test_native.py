@@ -165,6 +165,7 @@ def losses(dtype: torch.dtype) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @needs_library
 def test_a_training_takes_the_same_course() -> None:
     theirs = losses(torch.float64)  # does not fit: PyTorch's own

@@ -33,6 +33,7 @@ from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.inference.service import Answer, Limits
 from cifar_lit.page import answer as shown
+from cifar_lit.page.answer import percent
 from cifar_lit.page.classify import _Turn, build_classify
 from cifar_lit.page.examples import load_examples
 from cifar_lit.page.page import _header
@@ -215,7 +216,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
     expected = predictor.predict_bytes(data)
     assert f"<strong>{expected.prediction}</strong>" in verdict
     for name, probability in expected.probabilities.items():
-        assert re.search(f">{name}</th>.*>{100 * probability:.1f} %</td>", verdict)
+        assert re.search(f">{name}</th>.*>{percent(probability)}</td>", verdict)
     saw, looked = pictures(details)
     pixels = decode(data).network_pixels
     assert np.array_equal(saw, pixels)

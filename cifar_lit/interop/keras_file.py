@@ -45,7 +45,6 @@ def load(path: Path, mean: Sequence[float] | None = None, std: Sequence[float] |
 
     Raises:
         WeightsError: not such a file, another architecture, or arrays that do not fit it.
-        CifarLitError: h5py is not installed.
     """
     where = str(path)
     size = path.stat().st_size

@@ -6,6 +6,7 @@ Each training is `cifar-lit fit` in a process and a folder of its own. A sweep t
 import json
 import os
 import re
+import signal
 import statistics
 import subprocess
 import sys
@@ -142,6 +143,8 @@ class Sweep:
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment)
             children.append(child)
             status = child.wait()
+        if status == 128 + signal.SIGINT:  # Ctrl-C goes to both, and may come to this process later
+            raise KeyboardInterrupt
         if status:
             lines = (run.folder / _LOG).read_text(errors="replace").split("\n")
             told = [line for line in lines if line.startswith("error:")] or [line for line in lines if line] or [""]
