@@ -484,15 +484,17 @@ def test_the_last_run_is_resumed(fit: Fit):
 
 
 def test_the_seed_that_was_drawn_is_recorded_and_none_where_none_was_asked_for(fit: Fit):
-    for seed in ("true", "false", "false"):
+    for seed in ("true", "true", "false", "false"):
         fit("--seed_everything", seed)
-    manifests = [Registry("checkpoints").get(name).manifest for name in ("v0001", "v0002", "v0003")]
-    assert manifests[0].seed is not None
-    assert (
-        f"seed_everything: {manifests[0].seed}\n" in Registry("checkpoints").get("v0001").read("config.yaml").decode()
-    )
-    assert [each.seed for each in manifests[1:]] == [None, None]
-    assert not equal(weights(Registry("checkpoints"), "v0002"), weights(Registry("checkpoints"), "v0003"))
+    registry = Registry("checkpoints")
+    drawn, other, *unrecorded = [registry.get(f"v000{number}").manifest.seed for number in (1, 2, 3, 4)]
+    assert drawn is not None
+    assert drawn != other
+    assert f"seed_everything: {drawn}\n" in registry.get("v0001").read("config.yaml").decode()
+    assert unrecorded == [None, None]
+    assert not equal(weights(registry, "v0003"), weights(registry, "v0004"))
+    fit("--seed_everything", str(drawn))
+    assert equal(weights(registry, "v0005"), weights(registry, "v0001"))
 
 
 def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pytest.MonkeyPatch):

@@ -118,6 +118,15 @@ class FitCLI(LightningCLI):
         parser.link_arguments("best.monitor", "early_stopping.monitor")
         parser.link_arguments(("best.monitor", "best.mode"), "early_stopping.mode", compute_fn=stopping_mode)
 
+    def _set_seed(self) -> None:
+        """Draws a seed for true, which records it, and for false; Lightning would take 0 for true."""
+        asked = self.config.fit.seed_everything
+        if not isinstance(asked, bool) or "LOCAL_RANK" in os.environ:  # further processes have their first one's
+            super()._set_seed()
+            return
+        drawn = pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=asked)
+        self.config.fit.seed_everything = asked and drawn
+
     def _parse_ckpt_path(self) -> None:
         """Resuming goes by the options that are given; Lightning would silently replace them by the checkpoint's."""
 
@@ -145,8 +154,6 @@ class FitCLI(LightningCLI):
         if self.config.fit.ckpt_path == "last":
             self.config.fit.ckpt_path = newest_checkpoint(Path(trainer.default_root_dir))
         self.seed = None if self.config.fit.seed_everything is False else global_seed()
-        if self.seed is None and "LOCAL_RANK" not in os.environ:  # further processes have their first one's
-            pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=False)
         take_classes_from_data(self.config.fit.model.network, self.config.fit.data)
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
