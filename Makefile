@@ -36,8 +36,14 @@ train: $(TRAIN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 test: $(DEV)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
 
+QUICK := audit augment batcher class_arguments comparison extras feed forgetting_report gate image_folder image_set \
+	images increment inference_v2 integrity jitter line loader login logs manifest model_card npz occlusion \
+	official optimizers plots precision predictor progress promotion quota registry replay replies report \
+	request_limits schedules scratch seeding serving_metrics sources step_overhead synthetic threads uploads \
+	weight_interpolation weights weights_npz
+
 test-quick: $(DEV)  ## what takes under a minute: no server, no browser, no training
-	$(BIN)/pytest -m "not slow and not long" -n 2 --dist loadscope
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope $(QUICK:%=tests/test_%.py)
 
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
