@@ -16,6 +16,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import WeightsError
+from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.calibration import at_temperature, ece_metrics, fit_temperature, reliability
 from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.interop import keras_export, safetensors_file, weights_npz
@@ -46,6 +47,16 @@ def test_it_has_the_least_loss_of_all() -> None:
     best = fit_temperature(evaluation)
     losses = [at_temperature(evaluation, best * factor).metrics["loss"] for factor in (0.95, 1.0, 1.05)]
     assert min(losses) == losses[1]
+
+
+@pytest.mark.parametrize("num_classes", [3, 100])
+def test_the_temperature_leaves_predictions_and_the_datas_class_names_as_they_are(num_classes: int) -> None:
+    names = [f"class {number}" for number in range(num_classes)]
+    evaluation = Evaluation(torch.eye(num_classes), torch.arange(num_classes), names)
+    served = at_temperature(evaluation, 0.5)
+    assert served.class_names == names
+    assert torch.equal(served.preds, evaluation.preds)
+    assert plots.sample_grid(torch.zeros(num_classes, 32, 32, 3, dtype=torch.uint8), served, "served")
 
 
 def test_a_few_answers_that_are_all_right_do_not_make_certainty() -> None:

@@ -3,7 +3,7 @@ together."""
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -55,7 +55,7 @@ def reliability(evaluation: Evaluation, num_bins: int = NUM_BINS) -> Reliability
 
 def at_temperature(evaluation: Evaluation, temperature: float) -> Evaluation:
     """The same answers, as confident as they are served: equal predictions, other probabilities."""
-    return Evaluation(evaluation.logits / temperature, evaluation.labels)
+    return replace(evaluation, logits=evaluation.logits / temperature)
 
 
 def fit_temperature(evaluation: Evaluation) -> float:
