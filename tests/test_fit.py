@@ -432,7 +432,7 @@ def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
         ),
         (["--best.monitor=val/auc"], "best.monitor is 'val/auc', expected one of: train/loss"),
         (["--trainer.accelerator=gpu"], "These options can't be used: No supported gpu backend found."),
-        (["--trainer.barebones=true"], "These options can't be used: `Trainer(barebones=True"),
+        (["--trainer.barebones=true"], "trainer.barebones is true, which turns off logs, validation and checkpoints"),
         (["--model.optimizer.lr=1e30"], "The training diverged: the network's predictions are not finite"),
         (["--ckpt_path=nope.ckpt"], "nope.ckpt: there is no such file"),
         (["--ckpt_path=last"], "there is no last.ckpt under runs/"),

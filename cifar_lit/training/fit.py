@@ -132,6 +132,11 @@ class FitCLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         trainer = self.config.fit.trainer
+        if trainer.barebones:
+            raise SettingError(
+                "trainer.barebones is true, which turns off logs, validation and checkpoints, so that no version could "
+                "be made. Leave it out; --trainer.logger false turns off the logs alone."
+            )
         if trainer.precision is None:
             trainer.precision = best_precision(trainer.accelerator)
         if uses_cuda(trainer.accelerator):
