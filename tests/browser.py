@@ -19,7 +19,7 @@ from finetuning import DRAWN, HALF, QUICK, QUIET
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from servers import serving
-from test_teaching import mistaken
+from test_fine_tune_service import mistaken
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main

@@ -16,7 +16,7 @@ from finetuning import DRAWN, QUICK
 from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Locator, Page, TimeoutError, expect
 from servers import serving
-from test_teaching import mistaken
+from test_fine_tune_service import mistaken
 
 from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.inference.predictor import Prediction, Predictor

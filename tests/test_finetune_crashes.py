@@ -142,6 +142,7 @@ def check_another_run(runs: FineTunes, expected: str) -> None:
     assert len(runs.registry.increments.sizes()) == 1
 
 
+@pytest.mark.slow
 def test_a_fine_tune_killed_at_any_moment_leaves_the_registry_as_it_was_and_can_be_run_again(
     finetunes: FineTunes,
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_fine_tune_killed_at_any_moment_leaves_the_registry_as_it_was_and_can_
     check_another_run(finetunes, expected)
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_a_fine_tune_without_a_version(finetunes: FineTunes) -> None:
     _, seconds = finetunes.run()
     moment, stopped = 0.7 * seconds, 0

@@ -123,7 +123,7 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
 @pytest.mark.parametrize(
     "config",
     [
-        pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name == "accurate_large.yaml" else ())
+        pytest.param(path, id=path.name, marks=pytest.mark.slow if path.name.startswith("accurate") else ())
         for path in sorted(set(CONFIGS.glob("*.yaml")) - {CONFIGS / "finetune.yaml", CONFIGS / "ray.yaml"})
     ],
 )

@@ -15,7 +15,7 @@ import torch
 from fastapi.testclient import TestClient
 from finetuning import DRAWN, QUICK, tree
 from servers import serving
-from test_teaching import MORE, mistaken
+from test_fine_tune_service import MORE, mistaken
 
 from cifar_lit.cli import main
 from cifar_lit.data import corrected_images, increment

@@ -233,7 +233,7 @@ def test_requests_sent_without_waiting_are_answered_in_order(url: str) -> None:
 
 def test_slow_heads_are_not_all_turned_away_at_once(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "HEAD_TIMEOUT_S", 3_600.0)
-    monkeypatch.setattr(protocol, "patience", lambda seconds: seconds / 18_000)
+    monkeypatch.setattr(protocol, "jitter", lambda seconds: seconds / 18_000)
     with connected(url) as connection:
         assert connection.reply().status == 408
 

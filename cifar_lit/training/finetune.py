@@ -195,7 +195,7 @@ def _forgetting_files(
     return {
         "report/forgetting.txt": forgetting_report.text(comparisons).encode(),
         "report/forgetting.json": (json.dumps(forgetting_report.as_json(comparisons), indent=2) + "\n").encode(),
-        "report/forgetting_report.png": forgetting_report.png(comparisons, f"Learned and lost since {parent}"),
+        "report/forgetting.png": forgetting_report.png(comparisons, f"Learned and lost since {parent}"),
         **({} if flipped is None else {"report/flipped.png": flipped}),
     }
 

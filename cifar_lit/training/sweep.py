@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from queue import SimpleQueue
+from threading import Event
 from typing import Any
 
 from cifar_lit.errors import SettingError
@@ -114,11 +115,17 @@ class Sweep:
         for each in devices:
             free.put(each)
         children: list[subprocess.Popen[bytes]] = []
+        stopping = Event()
 
         def work(run: Run) -> str:
             device = free.get()
             try:
+                if stopping.is_set():
+                    raise KeyboardInterrupt
                 return self._train(run, device, children)
+            except KeyboardInterrupt:
+                stopping.set()
+                raise
             finally:
                 free.put(device)
 
@@ -127,6 +134,7 @@ class Sweep:
             try:
                 yield from zip(waiting, pool.map(work, waiting), strict=True)
             finally:  # stopped: the child has its whole epochs on the disk
+                stopping.set()
                 pool.shutdown(wait=False, cancel_futures=True)
                 for child in children:
                     child.terminate()
