@@ -114,7 +114,7 @@ def test_new_images_make_a_promoted_version_that_says_what_was_learned(
     assert lessons["old"]["before"]["acc"] == registry.get("v0001").manifest.metrics["val/acc"]
     assert lessons["old"]["after"]["acc"] == manifest.metrics["val/acc"]
     assert lessons["test"]["after"]["acc"] == manifest.metrics["test/acc"]
-    assert version.read("report/forgetting_report.png").startswith(b"\x89PNG")
+    assert version.read("report/forgetting.png").startswith(b"\x89PNG")
     assert manifest.data["increments"] == [
         {"name": "a.npz", "sha256": A.sha256, "count": 60},
         {"name": "b.npz", "sha256": B.sha256, "count": 40},

@@ -248,7 +248,7 @@ def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
     print("p is the chance of such figures if the true loss were as large as the limit; of new images, if nothing had")
     print("been learned.")
     print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
-    print(f"Version: {version.path}, with report/forgetting_report.png")
+    print(f"Version: {version.path}, with report/forgetting.png")
     if version.manifest.standing != "promoted":
         print(_advice(config, result))
 
