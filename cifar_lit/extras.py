@@ -31,6 +31,7 @@ MODULES = {
         "torchmetrics",
         "torchvision",
     ),
+    "parquet": ("pyarrow",),
     "ray": ("ray",),
     "load": ("locust",),
 }

@@ -21,7 +21,6 @@ from cifar_lit.evaluation.calibration import at_temperature, ece_metrics, fit_te
 from cifar_lit.evaluation.evaluation import Evaluation
 from cifar_lit.interop import keras_export, safetensors_file, weights_npz
 from cifar_lit.interop.model import load_file
-from cifar_lit.registry import registry as registry_module
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
@@ -194,23 +193,3 @@ def test_upgrade_leaves_a_version_of_other_images_as_it_is_and_says_why(
     assert list(json.loads(capsys.readouterr().out)) == ["v0001"]
     assert "v0002 has no temperature yet: the train images at hand are not those of its manifest" in caplog.text
     assert old.get("v0002").manifest.temperature == 1
-
-
-@pytest.mark.parametrize("writes", range(4))
-def test_a_crash_while_upgrading_leaves_the_version_whole(
-    writes: int, old: Registry, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    real, left = registry_module.replace_synced, [writes]
-
-    def crash(path: Path, data: bytes) -> None:
-        if not left[0]:
-            raise KeyboardInterrupt
-        left[0] -= 1
-        real(path, data)
-
-    monkeypatch.setattr(registry_module, "replace_synced", crash)
-    assert main(["versions", "upgrade", *DATA]) == 130
-    monkeypatch.setattr(registry_module, "replace_synced", real)
-    assert old.verify() == {"v0001": None}
-    assert main(["versions", "upgrade", *DATA]) == 0
-    assert "report/calibration.png" in old.resolve("v0001").manifest.files

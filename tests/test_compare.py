@@ -10,7 +10,7 @@ from PIL import Image
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
-from cifar_lit.evaluation import rivals
+from cifar_lit.evaluation import version_comparison
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import Evaluation
 
@@ -28,7 +28,8 @@ DATA = ["--data.source", "synthetic", "--data.num_synthetic", "200"]
     ],
 )
 def test_the_paired_test_is_mcnemars_exact_and_two_sided(lost: int, gained: int, p_value: float) -> None:
-    assert rivals.mcnemar_p_value(comparison(right=20, lost=lost, gained=gained, wrong=3)) == pytest.approx(p_value)
+    compared = comparison(right=20, lost=lost, gained=gained, wrong=3)
+    assert version_comparison.mcnemar_p_value(compared) == pytest.approx(p_value)
 
 
 def test_two_different_mistakes_are_a_disagreement_and_no_flip() -> None:
@@ -37,12 +38,12 @@ def test_two_different_mistakes_are_a_disagreement_and_no_flip() -> None:
         Evaluation(torch.eye(10)[torch.tensor([1, 0, 3])], labels),
         Evaluation(torch.eye(10)[torch.tensor([2, 0, 3])], labels),
     )
-    assert rivals.disagreements(both).tolist() == [0]
+    assert version_comparison.disagreements(both).tolist() == [0]
     assert (len(both.gained), len(both.lost)) == (0, 0)
 
 
 def test_the_text_names_accuracies_test_classes_and_disagreements() -> None:
-    text = rivals.text(comparison(right=20, lost=1, gained=9), ("v0001", "v0002"), (1.0, 2.0))
+    text = version_comparison.text(comparison(right=20, lost=1, gained=9), ("v0001", "v0002"), (1.0, 2.0))
     assert "v0001         0.7000" in text
     assert "v0002         0.9667" in text
     assert "9 are right with v0002 alone and 1 with v0001 alone" in text

@@ -371,7 +371,7 @@ def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
         (0.97, "hardly any doubt. It can still be wrong"),
         (0.7, "leans towards this; dog (22.0 %) comes next"),
         (0.5, "not sure: dog (42.0 %) is possible too"),
-        (0.2, "does not know: it hesitates as if between 10 classes. Perhaps the picture shows none of the ten"),
+        (0.2, "does not know: it hesitates as if between 10 classes. Perhaps the picture shows none of its classes"),
     ],
 )
 def test_doubt_is_said_in_words(confidence: float, words: str):

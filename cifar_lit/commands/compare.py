@@ -12,7 +12,7 @@ from cifar_lit.commands.data_options import add_data, read_data
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.data.sources import Split
 from cifar_lit.errors import DataError
-from cifar_lit.evaluation import plots, rivals
+from cifar_lit.evaluation import plots, version_comparison
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.interop.model import KINDS, load_model
@@ -27,8 +27,8 @@ def run(args: list[str]) -> int:
     comparison = Comparison(first, second)
     names = models[0].name, models[1].name
     temperatures = models[0].network.temperature, models[1].network.temperature
-    values = rivals.as_json(comparison, names, temperatures)
-    text = rivals.text(comparison, names, temperatures)
+    values = version_comparison.as_json(comparison, names, temperatures)
+    text = version_comparison.text(comparison, names, temperatures)
     if own.json:
         print_json(values)
     else:
@@ -37,7 +37,7 @@ def run(args: list[str]) -> int:
         files = {
             "compare.txt": text.encode(),
             "compare.json": (json.dumps(values, indent=2) + "\n").encode(),
-            "disagreements.png": rivals.png(data.images, comparison, names),
+            "disagreements.png": version_comparison.png(data.images, comparison, names),
             "calibration_first.png": plots.calibration(first, temperatures[0]),
             "calibration_second.png": plots.calibration(second, temperatures[1]),
         }

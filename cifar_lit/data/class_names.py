@@ -52,3 +52,10 @@ def meaning_of(word: str) -> Meaning | None:
             return Meaning(CLASS_NAMES.index(_ALIASES[name]), is_sure=False)
     alike = difflib.get_close_matches(plain, CLASS_NAMES, 1, cutoff=0.8)
     return Meaning(CLASS_NAMES.index(alike[0]), is_sure=False) if alike else None
+
+
+def names_of(num_classes: int) -> tuple[str, ...]:
+    """For data that names no classes: CIFAR-10's names if there are ten, else "class 0", "class 1" and so on."""
+    if num_classes == len(CLASS_NAMES):
+        return CLASS_NAMES
+    return tuple(f"class {label}" for label in range(num_classes))

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
+from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.data.array_file import ArrayFile
+from cifar_lit.data.class_names import names_of
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import DataError
@@ -38,7 +39,7 @@ def class_names(path: Path) -> tuple[str, ...]:
             if len(names) < num_classes:
                 raise DataError(f"{path}: {len(names)} {NAMES} for {num_classes} labels. Name every class.")
             return names
-    return CLASS_NAMES if num_classes == len(CLASS_NAMES) else tuple(f"class {label}" for label in range(num_classes))
+    return names_of(num_classes)
 
 
 def read(path: Path, split: str) -> ImageSet:

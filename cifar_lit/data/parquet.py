@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 
-from cifar_lit.cifar10 import CLASS_NAMES, IMAGE_SHAPE
+from cifar_lit.cifar10 import IMAGE_SHAPE
+from cifar_lit.data.class_names import names_of
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.images import decode
-from cifar_lit.errors import CifarLitError, DataError, ImageError
+from cifar_lit.errors import DataError, ImageError
+from cifar_lit.extras import missing
 
 _PLACES = ("", "*/", "*/*/")
 _IMAGES, _LABELS = ("img", "image"), ("label", "fine_label", "labels")
@@ -25,7 +27,7 @@ def class_names(folder: Path) -> tuple[str, ...]:
     """In label order: as Hugging Face's metadata has them, else CIFAR-10's if there are ten, else numbers.
 
     Raises:
-        CifarLitError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
         DataError: a file can't be read, or has no column of labels.
     """
     table, _, column = _table(folder, "train", with_images=False)
@@ -34,14 +36,14 @@ def class_names(folder: Path) -> tuple[str, ...]:
     if names:
         return tuple(names)
     num_classes = max(table[column].to_pylist()) + 1
-    return CLASS_NAMES if num_classes == len(CLASS_NAMES) else tuple(f"class {label}" for label in range(num_classes))
+    return names_of(num_classes)
 
 
 def read(folder: Path, split: str) -> ImageSet:
     """Reads the "train" or the "test" split, in the files' order.
 
     Raises:
-        CifarLitError: pyarrow is not installed.
+        MissingExtraError: pyarrow is not installed.
         DataError: a file or an image in it can't be read, or columns are missing.
     """
     names = class_names(folder)
@@ -63,9 +65,7 @@ def _table(folder: Path, split: str, *, with_images: bool) -> tuple[Any, str, st
     try:
         from pyarrow import ArrowException, parquet
     except ModuleNotFoundError as error:
-        raise CifarLitError(
-            f"{folder}: parquet files need {error.name}, an extra: pip install 'cifar-lit[parquet]'."
-        ) from error
+        raise missing(error.name, f"{folder}: a data set in parquet files") or error from error
     files = sorted(folder.glob(f"{split}*.parquet"))
     if not files:
         raise DataError(f"{folder}: no {split}*.parquet. Fetch it again.")

@@ -1,7 +1,7 @@
 """Writes a network as ONNX: preprocessing inside, any number of images, one file. It is run before it is kept.
 
-Input `images`, uint8 (N, 32, 32, 3), RGB; outputs `logits` and `probabilities`, float32 (N, 10). The file's doc string
-says so, and its metadata names the classes.
+Input `images`, uint8 (N, 32, 32, 3), RGB; outputs `logits` and `probabilities`, float32 (N, K) for K classes. The
+file's doc string says so, and its metadata names the classes.
 """
 
 import contextlib
@@ -34,8 +34,8 @@ NUM_COMPARED = 100
 """Images on which a version's graph is compared; a wide network answers some 300 a second on one CPU."""
 
 _DOC = (
-    f"Classifies CIFAR-10 images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
-    f"{OUTPUTS[1]}: float32 (N, 10), classes in the order {{}}. The probabilities are the softmax of the logits "
+    f"Classifies images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
+    f"{OUTPUTS[1]}: float32 (N, K), the K classes in the order {{}}. The probabilities are the softmax of the logits "
     "divided by the temperature of the metadata."
 )
 _BATCHES = (1, 7, 64)

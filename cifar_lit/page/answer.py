@@ -18,7 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 _ON_A_PHONE = "On a phone, choose a screenshot of it instead."
 _SURE, _LEANING, _TORN = 0.9, 0.6, 0.4
 _GREY = np.array([0.299, 0.587, 0.114], np.float32)
-_CAVEAT = """It knows nothing but its ten classes, and names one of them whatever it is shown. Doubt can be a sign that
+_CAVEAT = """It knows nothing but its classes, and names one of them whatever it is shown. Doubt can be a sign that
 a picture shows something else, yet it may well be sure of a thing that it has never met."""
 _GLOW = np.array([255, 196, 64], np.float32)
 
@@ -39,7 +39,7 @@ def remark(prediction: Prediction) -> str:
         return f"The network is not sure: {second} ({percent(next_share)}) is possible too."
     return (
         f"The network does not know: it hesitates as if between {effective_classes(prediction):.0f} classes. Perhaps "
-        "the picture shows none of the ten, or its subject is small, cut off or far from the middle."
+        "the picture shows none of its classes, or its subject is small, cut off or far from the middle."
     )
 
 
@@ -49,7 +49,7 @@ def noted(answer: Answer) -> str:
 
 
 def effective_classes(prediction: Prediction) -> float:
-    """Among how many equally probable classes the network would hesitate as much, 1..10: e to the entropy."""
+    """Among how many equally probable classes the network would hesitate as much, 1..K: e to the entropy."""
     return math.exp(-sum(p * math.log(p) for p in prediction.probabilities.values() if p > 0))
 
 

@@ -16,7 +16,7 @@ from fastapi import Request
 from gradio.utils import get_upload_folder
 
 from cifar_lit.errors import CifarLitError
-from cifar_lit.page.doors import REFUSED
+from cifar_lit.page.allowed_routes import REFUSED
 from cifar_lit.serving.replies import status_of
 
 MAX_SESSIONS = 256

@@ -17,10 +17,10 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.feedback.fine_tune_service import FineTuneService
 from cifar_lit.inference.service import Service
+from cifar_lit.page.allowed_routes import MAX_WAITING, AllowedRoutes
 from cifar_lit.page.cache import PageCache
 from cifar_lit.page.choosing import build_choosing
 from cifar_lit.page.classify import build_classify
-from cifar_lit.page.doors import MAX_WAITING, Doors
 from cifar_lit.page.guarded import GuardedBlocks
 from cifar_lit.page.model import build_model
 from cifar_lit.page.receive import Uploads
@@ -95,7 +95,7 @@ def mount_page(
     for kind in (LookupError, TypeError, ValueError, AttributeError, OSError, FnIndexInferError, httpx.InvalidURL):
         mounted.app.add_exception_handler(kind, _on_misfit)  # type: ignore[attr-defined]
     warm_at_start(app, mounted.app)
-    mounted.app = Doors(mounted.app, page, login, metrics.page_streams)
+    mounted.app = AllowedRoutes(mounted.app, page, login, metrics.page_streams)
 
 
 async def _on_misfit(request: Request, error: Exception) -> Response:

@@ -124,7 +124,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     app: FastAPI = FastAPIOffline(
         title="cifar_lit",
         version=version_of("cifar-lit"),
-        summary="Classifies pictures as one of the ten classes of CIFAR-10.",
+        summary="Classifies pictures as one of the classes of the served version.",
         lifespan=lifespan,
     )
     app.state.service = service

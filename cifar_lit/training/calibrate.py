@@ -62,7 +62,10 @@ def _split(
     """
     wanted = manifest.data.get(split, {}).get("sha256")
     if wanted is None:
-        raise DataError(f"its manifest does not say which {split} images are its own.")
+        raise DataError(
+            f"its manifest does not say which {split} images are its own, so that none can be fitted. Fine-tune it: the "
+            "result has one."
+        )
     if split not in read:
         read[split] = read_split(split, resolve_root(root))
     if read[split].sha256 != wanted:
@@ -73,5 +76,7 @@ def _split(
 def _held_out(manifest: Manifest, train: ImageSet) -> ImageSet:
     split = manifest.data["split"]
     if not split.get("val_fraction"):
-        raise DataError("it was trained on all images, so that none are left to fit one to.")
+        raise DataError(
+            "it was trained on all images, so that none are left to fit one to. Train with --data.val_fraction above 0."
+        )
     return train.subset(stratified_split(train.labels, split["val_fraction"], split["seed"])[1])

@@ -16,9 +16,9 @@ from starlette.routing import Mount, Route
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from cifar_lit.page import doors, guarded
+from cifar_lit.page import allowed_routes, guarded
+from cifar_lit.page.allowed_routes import AllowedRoutes
 from cifar_lit.page.app import create_app
-from cifar_lit.page.doors import Doors
 from cifar_lit.serving.app import Options
 from cifar_lit.serving.login import COOKIE, Login
 from cifar_lit.serving.metrics import Metrics
@@ -56,8 +56,8 @@ def entered(registry: Path, **options: Any) -> TestClient:
     return TestClient(create_app(Options(registry=registry, decode_workers=1, **options)), base_url="http://127.0.0.1")
 
 
-def the_doors(app: FastAPI) -> Doors:
-    (found,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, Doors))
+def the_doors(app: FastAPI) -> AllowedRoutes:
+    (found,) = (route.app for route in app.routes if isinstance(route, Mount) and isinstance(route.app, AllowedRoutes))
     return found
 
 
@@ -81,7 +81,9 @@ def test_of_all_routes_of_gradio_those_are_open_that_the_page_asks_for(app: Fast
     async def note(scope: Scope, receive: Receive, send: Send) -> None:
         reached.add(f"{scope['method']} {scope['path']}")
 
-    client = TestClient(Doors(note, _Knowing(), Login(None), Metrics().page_streams), raise_server_exceptions=False)
+    client = TestClient(
+        AllowedRoutes(note, _Knowing(), Login(None), Metrics().page_streams), raise_server_exceptions=False
+    )
     nested = [
         each for route in gradio.routes for each in getattr(getattr(route, "original_router", None), "routes", [])
     ]
@@ -220,12 +222,12 @@ def test_half_of_the_queue_is_left_to_those_who_are_signed_in() -> None:
     login = Login(PASSWORD)
     signed_in = {COOKIE: login.sign_in(PASSWORD, "here")}
     for num_waiting, cookies, status in [
-        (doors.MAX_WAITING - 1, {}, 200),
-        (doors.MAX_WAITING, {}, 503),
-        (doors.MAX_WAITING, {COOKIE: "x"}, 503),
-        (doors.MAX_WAITING, signed_in, 200),
+        (allowed_routes.MAX_WAITING - 1, {}, 200),
+        (allowed_routes.MAX_WAITING, {}, 503),
+        (allowed_routes.MAX_WAITING, {COOKIE: "x"}, 503),
+        (allowed_routes.MAX_WAITING, signed_in, 200),
     ]:
-        app = Doors(PlainTextResponse("passed"), _Knowing(num_waiting), login, Metrics().page_streams)
+        app = AllowedRoutes(PlainTextResponse("passed"), _Knowing(num_waiting), login, Metrics().page_streams)
         client = TestClient(app, cookies=cookies)
         for path in ("queue/join", "call/compare"):
             assert client.post(f"/gradio_api/{path}").status_code == status
@@ -236,8 +238,8 @@ def test_half_of_the_queue_is_left_to_those_who_are_signed_in() -> None:
 
 
 def test_open_pages_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doors, "MAX_STREAMS_OF_ADDRESS", 2)
-    monkeypatch.setattr(doors, "MAX_STREAMS", 3)
+    monkeypatch.setattr(allowed_routes, "MAX_STREAMS_OF_ADDRESS", 2)
+    monkeypatch.setattr(allowed_routes, "MAX_STREAMS", 3)
     metrics = Metrics()
     statuses: list[int] = []
 
@@ -249,7 +251,7 @@ def test_open_pages_are_counted_and_bounded(monkeypatch: pytest.MonkeyPatch) -> 
         if message["type"] == "http.response.start":
             statuses.append(message["status"])
 
-    guard = Doors(hold, _Knowing(), Login(None), metrics.page_streams)
+    guard = AllowedRoutes(hold, _Knowing(), Login(None), metrics.page_streams)
 
     def open_at_once(*clients: str) -> int:
         """How many of these streams, each of which is open while the next one comes, are turned away."""

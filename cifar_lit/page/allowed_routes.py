@@ -29,7 +29,7 @@ REFUSED = "refused"
 
 _STREAMS = re.compile(r"/gradio_api/(?:heartbeat/[^/]+|queue/data|call/[^/]+/(?P<event>[^/]+))")
 _QUEUED = ("/gradio_api/queue/join", "/gradio_api/call/")
-_DOORS = {
+_ALLOWED = {
     "GET": re.compile(
         r"/|/config|/theme\.css|/favicon\.ico|/(?:assets|static)/.+|/gradio_api/(?:info|app_id|file=/.+)"
     ),
@@ -49,7 +49,7 @@ _HEADERS = [
 ]
 
 
-class Doors:
+class AllowedRoutes:
     """ASGI middleware before a mounted Gradio.
 
     Args:
@@ -84,7 +84,7 @@ class Doors:
                 self._check_session(scope, stream["event"])
                 with self._stream(scope):
                     await self.app(scope, receive, answer)
-            elif (door := _DOORS.get(scope["method"])) and door.fullmatch(path):
+            elif (allowed := _ALLOWED.get(scope["method"])) and allowed.fullmatch(path):
                 self._check_queue(scope)
                 await self.app(scope, receive, answer)
             else:

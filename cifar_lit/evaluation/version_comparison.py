@@ -1,11 +1,9 @@
 """Two networks' answers to the same images side by side: as text, as JSON and as a picture."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.calibration import Reliability, at_temperature, reliability
 from cifar_lit.evaluation.comparison import Comparison
@@ -25,21 +23,16 @@ def disagreements(comparison: Comparison) -> Tensor:
     return (comparison.before.preds != comparison.after.preds).nonzero().squeeze(1)
 
 
-def text(
-    comparison: Comparison,
-    names: tuple[str, str],
-    temperatures: tuple[float, float],
-    class_names: Sequence[str] = CLASS_NAMES,
-) -> str:
+def text(comparison: Comparison, names: tuple[str, str], temperatures: tuple[float, float]) -> str:
     """Accuracies with the paired test, calibration, classes, and the first images of disagreement.
 
     Args:
         comparison: `before` is the first network's.
         names: of the two.
         temperatures: at which their confidences are looked at.
-        class_names: in label order.
     """
     first, second = names
+    class_names = comparison.before.class_names
     width = max(len(first), len(second), *map(len, class_names))
     lines = [f"{'':{width}}  accuracy  cross-entropy  calibration error"]
     for name, each, bins in zip(names, _both(comparison), _bins(comparison, temperatures), strict=True):
@@ -58,17 +51,12 @@ def text(
     rows = disagreements(comparison)
     lines += ["", f"{len(rows):,} answers differ{f', the first {_LISTED}' if len(rows) > _LISTED else ''}:"]
     for row in rows[:_LISTED].tolist():
-        true, *said = _named(comparison, row, class_names)
+        true, *said = _named(comparison, row)
         lines.append(f"  image {row}, {true}: {first} says {said[0]}, {second} {said[1]}")
     return "\n".join(lines) + "\n"
 
 
-def as_json(
-    comparison: Comparison,
-    names: tuple[str, str],
-    temperatures: tuple[float, float],
-    class_names: Sequence[str] = CLASS_NAMES,
-) -> dict[str, Any]:
+def as_json(comparison: Comparison, names: tuple[str, str], temperatures: tuple[float, float]) -> dict[str, Any]:
     """The same as plain JSON values, with every row of disagreement and the reliability curves."""
     bins = _bins(comparison, temperatures)
     return {
@@ -82,28 +70,25 @@ def as_json(
         "mcnemar_p_value": mcnemar_p_value(comparison),
         "recall": {
             name: {"images": images, "recalls": [before, after]}
-            for name, (images, before, after) in zip(class_names, _recalls(comparison), strict=True)
+            for name, (images, before, after) in zip(comparison.before.class_names, _recalls(comparison), strict=True)
         },
         "disagreements": [
-            {"row": row, **dict(zip(("label", "first", "second"), _named(comparison, row, class_names), strict=True))}
+            {"row": row, **dict(zip(("label", "first", "second"), _named(comparison, row), strict=True))}
             for row in disagreements(comparison).tolist()
         ],
     }
 
 
-def png(
-    images: Tensor, comparison: Comparison, names: tuple[str, str], class_names: Sequence[str] = CLASS_NAMES
-) -> bytes:
+def png(images: Tensor, comparison: Comparison, names: tuple[str, str]) -> bytes:
     """Images of disagreement: the two answers above, the label below.
 
     Args:
         images: uint8 (N, 32, 32, 3), in the order of the comparison's rows.
         comparison: `before` is the first network's.
         names: of the two.
-        class_names: in label order.
     """
     rows = disagreements(comparison)[:_SHOWN]
-    named = [_named(comparison, row, class_names) for row in rows.tolist()]
+    named = [_named(comparison, row) for row in rows.tolist()]
     captions = [(f"{before} / {after}", f"is: {true}") for true, before, after in named]
     return plots.captioned_grid(images[rows], captions, f"{names[0]} / {names[1]}")
 
@@ -112,8 +97,9 @@ def _both(comparison: Comparison) -> tuple[Evaluation, Evaluation]:
     return comparison.before, comparison.after
 
 
-def _named(comparison: Comparison, row: int, class_names: Sequence[str]) -> tuple[str, str, str]:
+def _named(comparison: Comparison, row: int) -> tuple[str, str, str]:
     """Label, first answer and second answer."""
+    class_names = comparison.before.class_names
     before, after = _both(comparison)
     return class_names[int(before.labels[row])], class_names[int(before.preds[row])], class_names[int(after.preds[row])]
 
