@@ -95,7 +95,7 @@ def test_if_none_passes_the_child_as_it_is_was_rejected_for_its_cost() -> None:
     judged = judge([0] * 30, [0] * 40)
     assert (judged.share, judged.verdict.standing) == (1.0, "rejected")
     assert "(lost 30, gained 0)" in judged.verdict.reason
-    assert judged.verdict.reason.endswith("mixed with its parent it did not pass either")
+    assert judged.verdict.reason.endswith("no interpolation with its parent passes either")
 
 
 def test_the_child_alone_if_no_mix_is_wanted() -> None:

@@ -63,8 +63,8 @@ def _split(
     wanted = manifest.data.get(split, {}).get("sha256")
     if wanted is None:
         raise DataError(
-            f"its manifest does not say which {split} images are its own, so that none can be fitted. Fine-tune it: the "
-            "result has one."
+            f"its manifest does not say which {split} images are its own, so that none can be fitted. Fine-tune it: "
+            "the result has one."
         )
     if split not in read:
         read[split] = read_split(split, resolve_root(root))

@@ -113,7 +113,7 @@ class WeightInterpolation:
                 break
         assert first is not None
         if first.verdict.costly and len(self.shares) > 1:
-            reason = f"{first.verdict.reason}; mixed with its parent it did not pass either"
+            reason = f"{first.verdict.reason}; no interpolation with its parent passes either"
             return replace(first, verdict=replace(first.verdict, reason=reason))
         return first
 
