@@ -226,7 +226,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
 
 def test_the_page_says_what_is_wrong_with_a_picture(url: str):
     verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", NO_PICTURE), None])
-    assert "This can&#x27;t be classified: this is a TIFF" in verdict
+    assert "This can&#39;t be classified: this is a TIFF" in verdict
     assert f"expected a {ACCEPTED} image. " in verdict
     assert "On a phone, choose a screenshot of it instead." in verdict
     assert details == ""

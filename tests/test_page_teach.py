@@ -282,7 +282,7 @@ def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, fol
 def test_an_increment_is_checked_before_it_can_be_learned(teacher: Visitor, folder: Path, tmp_path: Path) -> None:
     assert "Upload an increment first" in teacher.send("teach-start-file", "click")["teach-start-outcome"]
     told = teacher.send("teach-increment", "change", teacher.upload("bad.npz", b"PK\x03\x04rubbish"))["teach-audit"]
-    assert "bad.npz can&#x27;t be learned from: a zip&#x27;s end record is missing: it is cut off" in told
+    assert "bad.npz can't be learned from: a zip&#39;s end record is missing: it is cut off" in told
     assert teacher.look()["teach-start-file"]["interactive"] is False
     data = MORE.subset(torch.arange(700, 730))
     data.labels[:3] = (data.labels[:3] + 1) % 10
@@ -323,7 +323,7 @@ def job(state: Any, **values: Any) -> Job:
         (job("promoted"), "now", "v0007 answers everybody from now on."),
         (job("promoted"), "soon", "v0007 will answer everybody in a moment"),
         (job("promoted"), "no more", "another version has taken its place"),
-        (job("promoted"), "refused", "can't be served"),
+        (job("promoted"), "refused", "can&#39;t be served"),
         (job("candidate"), "", "was not made champion"),
         (job("rejected", reason="it forgot"), "", "<strong>Why:</strong> it forgot."),
         (job("failed", version=None, reason="<x>"), "", "&lt;x&gt;."),
