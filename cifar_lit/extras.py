@@ -10,6 +10,7 @@ MODULES = {
         "fastapi_offline",
         "gradio",
         "httptools",
+        "jinja2",
         "orjson",
         "pi_heif",
         "prometheus_client",

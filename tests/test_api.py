@@ -152,6 +152,15 @@ def test_what_is_shipped_is_in_the_wheel() -> None:
     assert set((shipped / "configs").glob("*.yaml")) <= found
 
 
+def test_what_the_page_is_made_of_is_in_the_wheel() -> None:
+    patterns = tomllib.loads((PACKAGE.parent / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    page = PACKAGE / "page"
+    found = {path for pattern in patterns["cifar_lit.page"] for path in page.glob(pattern)}
+    kinds = {".py", ".pyc"}
+    assert found == {path for path in page.rglob("*") if path.is_file() and path.suffix not in kinds}
+    assert {path.suffix for path in found} >= {".html", ".css", ".js", ".jpg"}
+
+
 def test_the_module_is_the_command() -> None:
     done = subprocess.run([sys.executable, "-m", "cifar_lit", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"cifar-lit {cifar_lit.__version__}\n"

@@ -20,8 +20,8 @@ from test_fine_tune_service import mistaken
 
 from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.inference.predictor import Prediction, Predictor
-from cifar_lit.page.answer import percent
 from cifar_lit.page.examples import load_examples
+from cifar_lit.page.rendering import percent
 from cifar_lit.page.uploads import TOO_LARGE
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.login import SIGN_IN

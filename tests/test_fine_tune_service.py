@@ -25,8 +25,8 @@ from cifar_lit.feedback import fine_tune_service
 from cifar_lit.feedback.fine_tune_job import LOG, FineTuneJob, Job, error_of
 from cifar_lit.feedback.fine_tune_service import BusyError, FineTuneService
 from cifar_lit.inference.predictor import Pixels, Predictor
+from cifar_lit.page.rendering import render
 from cifar_lit.page.teach_desk import View
-from cifar_lit.page.teach_html import verdict
 from cifar_lit.registry.version import Version
 
 MORE = synthetic.draw("train", 4_000)
@@ -278,7 +278,7 @@ def test_a_fine_tuning_that_takes_too_long_is_ended_and_said_so(root: Path, tmp_
         assert tree(root) == before
         assert one.num_corrections == 1
         assert files(tmp_path / "teach" / "jobs") == {".lock", f"{job.id}/{LOG}"}
-        assert job.reason in verdict(View(job, 1, ""))
+        assert job.reason in render("outcome", view=View(job, 1, ""))
         assert (await one.start()).state == "running", "the next one can begin"
         await one.stop()
 

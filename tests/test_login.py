@@ -7,16 +7,15 @@ import pytest
 from fastapi import FastAPI
 
 from cifar_lit.errors import SettingError
+from cifar_lit.page.sign_in import MAX_FORM_BYTES, add_sign_in
 from cifar_lit.serving.login import (
     COOKIE,
-    MAX_FORM_BYTES,
     MAX_SESSIONS,
     OFF,
     SESSION_S,
     SIGN_IN,
     TRIES_PER_MINUTE,
     Login,
-    add_login,
 )
 from cifar_lit.serving.replies import RequestError
 
@@ -198,7 +197,7 @@ def ask(
     **options: object,
 ) -> httpx.Response:
     app = FastAPI()
-    add_login(app, login)
+    add_sign_in(app, login)
 
     async def send() -> httpx.Response:
         transport = httpx.ASGITransport(app)
@@ -274,15 +273,15 @@ def test_signing_out_without_a_session_does_nothing(login: Login) -> None:
 @pytest.mark.parametrize(
     ("content", "headers", "status"),
     [
-        (b"password=x", {}, 415),
-        (b'{"password": "x"}', {"content-type": "application/json"}, 415),
+        (b"password=x", {}, 400),
+        (b'{"password": "x"}', {"content-type": "application/json"}, 400),
         (b"password=" + b"x" * MAX_FORM_BYTES, FORM, 413),
         (b"", FORM, 400),
         (b"word=x", FORM, 400),
         (b"password=x&password=y", FORM, 400),
         (b"&".join([b"a=1"] * 100), FORM, 400),
-        (b"password=%ff", FORM, 400),
-        (b"password=\xff", FORM, 400),
+        (b"password=%ff", FORM, 401),
+        (b"password=\xff", FORM, 401),
     ],
 )
 def test_other_bodies_are_refused(login: Login, content: bytes, headers: dict[str, str], status: int) -> None:

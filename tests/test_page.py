@@ -33,10 +33,10 @@ from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.inference.service import Answer, Limits
 from cifar_lit.page import answer as shown
-from cifar_lit.page.answer import percent
-from cifar_lit.page.classify import _Turn, build_classify
+from cifar_lit.page.classify import HINT, _Turn, build_classify
 from cifar_lit.page.examples import load_examples
 from cifar_lit.page.page import _header
+from cifar_lit.page.rendering import percent
 from cifar_lit.page.uploads import read_picture
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
@@ -226,7 +226,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
 
 def test_the_page_says_what_is_wrong_with_a_picture(url: str):
     verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", NO_PICTURE), None])
-    assert "This can&#x27;t be classified: this is a TIFF" in verdict
+    assert "This can&#39;t be classified: this is a TIFF" in verdict
     assert f"expected a {ACCEPTED} image. " in verdict
     assert "On a phone, choose a screenshot of it instead." in verdict
     assert details == ""
@@ -358,7 +358,7 @@ def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
         late = asyncio.create_task(choose(b"ship", turn))
         while b"ship" not in service.asked:
             await asyncio.sleep(0.001)
-        assert await choose(None, turn) == (shown.hint(), "")
+        assert await choose(None, turn) == (HINT, "")
         service.answer(b"ship")
         assert await late == (gr.skip(), gr.skip())
 
@@ -387,7 +387,7 @@ def test_effective_classes_run_from_one_to_all():
     none = Prediction("cat", 0.1, dict.fromkeys(CLASS_NAMES, 0.1), "v0001")
     assert shown.effective_classes(certain) == 1
     assert shown.effective_classes(none) == pytest.approx(10)
-    assert shown.percent(1.0) == "99.9 %"
+    assert percent(1.0) == "99.9 %"
 
 
 def test_the_spotlight_leaves_colour_to_what_is_hot_alone():

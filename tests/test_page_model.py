@@ -22,14 +22,17 @@ from cifar_lit.inference.decode_process import NetworkImage
 from cifar_lit.inference.decoder import Decoder
 from cifar_lit.inference.predictor import Predictor
 from cifar_lit.inference.service import Service
-from cifar_lit.page import model_html as html
 from cifar_lit.page.catalogue import Catalogue, Entry, Served, served_periods
 from cifar_lit.page.guarded import GuardedBlocks
 from cifar_lit.page.model import build_model
-from cifar_lit.page.model_view import REASON
+from cifar_lit.page.model_compare import comparison
+from cifar_lit.page.model_view import REASON, warning
+from cifar_lit.page.rendering import image_url, render
+from cifar_lit.page.sign_in import add_sign_in
+from cifar_lit.page.version_details import details
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, ONNX, WEIGHTS, Version
-from cifar_lit.serving.login import COOKIE, Login, add_login
+from cifar_lit.serving.login import COOKIE, Login
 
 PASSWORD = "open sesame"
 PIXELS = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
@@ -189,11 +192,11 @@ def test_no_text_from_a_manifest_becomes_markup(publish, registry: Registry) -> 
     period = Served(ATTACK, ATTACK, ATTACK, ATTACK, ATTACK)
     answer = {"prediction": ATTACK, "version": ATTACK, "confidence": 1.0, "probabilities": {ATTACK: 1.0}}
     shown = [
-        html.version_list([entry, Entry("v0002", None, ATTACK)], "v0001", "v0001"),
-        html.details(entry, True, registry),
-        html.history([period]),
-        html.comparison({"answers": [answer, answer], "seen": ATTACK}),
-        html.warning(ATTACK),
+        render("versions", entries=[entry, Entry("v0002", None, ATTACK)], served="v0001", chosen="v0001"),
+        details(entry, True, registry),
+        render("history", periods=[period]),
+        comparison({"answers": [answer, answer], "seen": ATTACK}),
+        warning(ATTACK),
     ]
     for each in shown:
         assert "<script" not in each
@@ -212,17 +215,17 @@ def test_a_manifest_with_odd_values_is_shown(publish, registry: Registry, odd: A
         parent=odd,
         network={"name": odd},
     )
-    assert "v0001" in html.version_list([entry], None, None)
-    assert "Test accuracy" in html.details(entry, False, registry)
+    assert "v0001" in render("versions", entries=[entry], served=None, chosen=None)
+    assert "Test accuracy" in details(entry, False, registry)
 
 
 def test_details_show_the_report_and_say_which_file_is_damaged(publish, registry: Registry) -> None:
     version = publish()
     damage(version, "report/curves.png")
-    shown = html.details(Catalogue(registry).entries()[0], False, registry)
+    shown = details(Catalogue(registry).entries()[0], False, registry)
     assert "the report" in shown
-    assert html.png_url(b"a picture") in shown
-    assert html.png_url(b"damaged") not in shown
+    assert image_url(b"a picture") in shown
+    assert image_url(b"damaged") not in shown
     assert "v0001/report/curves.png differs from its hash" in shown
     assert str(registry.root) not in shown
 
@@ -230,7 +233,11 @@ def test_details_show_the_report_and_say_which_file_is_damaged(publish, registry
 def test_the_list_marks_the_served_and_the_chosen_and_has_the_newest_first(publish, registry: Registry) -> None:
     publish(promote=True)
     publish(1)
-    rows = re.findall(r"<tr data-version.*?</tr>", html.version_list(Catalogue(registry).entries(), "v0001", "v0002"))
+    rows = re.findall(
+        r"<tr data-version.*?</tr>",
+        render("versions", entries=Catalogue(registry).entries(), served="v0001", chosen="v0002"),
+        re.DOTALL,
+    )
     assert ["v0002" in rows[0], "v0001" in rows[1]] == [True, True]
     assert ["answers now" in row for row in rows] == [False, True]
     assert ["m-chosen" in row for row in rows] == [True, False]
@@ -239,7 +246,7 @@ def test_the_list_marks_the_served_and_the_chosen_and_has_the_newest_first(publi
 
 def test_a_long_history_is_cut() -> None:
     periods = [Served(f"v{number:04d}", "", "", "promote", "") for number in range(60)]
-    shown = html.history(periods)
+    shown = render("history", periods=periods)
     assert shown.count("<tr>") == 51
     assert "v0059" in shown
     assert "and 10 before these" in shown
@@ -298,7 +305,7 @@ def visiting(root: Path, login: Login) -> Iterator[Page]:
         await service.close()
 
     app = FastAPI(lifespan=lifespan)
-    add_login(app, login)
+    add_sign_in(app, login)
     with GuardedBlocks(analytics_enabled=False) as page, gr.Tabs(), gr.Tab("Model"):
         build_model(service, login)
     gr.mount_gradio_app(app, page, path="/", ssr_mode=False, run_history=False, show_error=False)

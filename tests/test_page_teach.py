@@ -24,8 +24,8 @@ from cifar_lit.feedback.fine_tune_job import Figures, Job
 from cifar_lit.feedback.fine_tune_service import Audit
 from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.inference.service import Answer
-from cifar_lit.page import teach_html as html
 from cifar_lit.page.app import create_app
+from cifar_lit.page.rendering import render
 from cifar_lit.page.teach_desk import Increment, View
 from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.app import Options
@@ -282,7 +282,7 @@ def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, fol
 def test_an_increment_is_checked_before_it_can_be_learned(teacher: Visitor, folder: Path, tmp_path: Path) -> None:
     assert "Upload an increment first" in teacher.send("teach-start-file", "click")["teach-start-outcome"]
     told = teacher.send("teach-increment", "change", teacher.upload("bad.npz", b"PK\x03\x04rubbish"))["teach-audit"]
-    assert "bad.npz can&#x27;t be learned from: a zip&#x27;s end record is missing: it is cut off" in told
+    assert "bad.npz can't be learned from: a zip&#39;s end record is missing: it is cut off" in told
     assert teacher.look()["teach-start-file"]["interactive"] is False
     data = MORE.subset(torch.arange(700, 730))
     data.labels[:3] = (data.labels[:3] + 1) % 10
@@ -323,7 +323,7 @@ def job(state: Any, **values: Any) -> Job:
         (job("promoted"), "now", "v0007 answers everybody from now on."),
         (job("promoted"), "soon", "v0007 will answer everybody in a moment"),
         (job("promoted"), "no more", "another version has taken its place"),
-        (job("promoted"), "refused", "can't be served"),
+        (job("promoted"), "refused", "can&#39;t be served"),
         (job("candidate"), "", "was not made champion"),
         (job("rejected", reason="it forgot"), "", "<strong>Why:</strong> it forgot."),
         (job("failed", version=None, reason="<x>"), "", "&lt;x&gt;."),
@@ -332,12 +332,12 @@ def job(state: Any, **values: Any) -> Job:
     ],
 )
 def test_the_verdict_says_what_became_of_it(found: Job, served: Any, words: str) -> None:
-    told = html.verdict(View(found, 0, served))
+    told = render("outcome", view=View(found, 0, served))
     assert words in told
     assert f'data-state="{found.state}"' in told
     assert "It took 1 min 23 s." in told
     assert ("v0007" in told) == (found.version is not None)
-    assert html.progress(found) == ""
+    assert render("progress", job=found) == ""
 
 
 @pytest.mark.parametrize(
@@ -348,7 +348,7 @@ def test_only_the_champion_can_be_undone(served: Any, can_undo: bool) -> None:
 
 
 def test_figures_stand_beside_each_other_with_their_change() -> None:
-    told = html.verdict(View(job("rejected", figures=FIGURES), 0, ""))
+    told = render("outcome", view=View(job("rejected", figures=FIGURES), 0, ""))
     assert '<td>90.0 %</td><td>89.9 %</td><td class="t-down">−0.1</td>' in told
     assert '<td>50.0 %</td><td>75.0 %</td><td class="t-up">+25.0</td>' in told
     assert '<td>100.0 %</td><td>100.0 %</td><td class="t-same">±0</td>' in told
@@ -357,16 +357,16 @@ def test_figures_stand_beside_each_other_with_their_change() -> None:
 
 
 def test_progress_is_told_in_words_and_to_screen_readers() -> None:
-    told = html.progress(job("running", stage="learning", done=0.374, seconds=5.2))
+    told = render("progress", job=job("running", stage="learning", done=0.374, seconds=5.2))
     assert "Learning the new" in told
     assert "37 %, 5 s" in told
     assert 'aria-valuenow="37"' in told
-    assert html.verdict(View(job("running"), 0, "")) == ""
+    assert render("outcome", view=View(job("running"), 0, "")) == ""
 
 
 @pytest.mark.parametrize(("count", "words"), [(0, "No correction"), (1, "correction waits"), (1_234, "1,234<")])
 def test_it_says_how_many_wait(count: int, words: str) -> None:
-    assert words in html.waiting(count)
+    assert words in render("waiting", count=count)
 
 
 def test_names_from_outside_are_escaped() -> None:
@@ -374,13 +374,15 @@ def test_names_from_outside_are_escaped() -> None:
     pixels = np.zeros((32, 32, 3), np.uint8)
     answer = Answer(Prediction("<i>", 0.6, {"<i>": 0.6, "<u>": 0.4}, "<v>"), pixels, 0, 0, 0, 1)
     for told in (
-        html.added([(name, name), (name, answer)], name),
-        html.answered(answer),
-        html.audited(Increment(name, Path("a"), Audit(name, ok=False))),
-        html.audited(Increment(name, Path("a"), Audit(name, ok=False, as_json={}))),
-        html.audited(Increment(name, Path("a"), Audit(name, ok=True, as_json={}))),
-        html.verdict(View(job("promoted", version=name, reason=name, figures={name: Figures(0, 1, 2)}), 0, "now")),
-        html.progress(job("running", stage=name)),
+        render("added", rows=[(name, name), (name, answer)], label=name),
+        render("correction", answer=answer),
+        render("audited", increment=Increment(name, Path("a"), Audit(name, ok=False))),
+        render("audited", increment=Increment(name, Path("a"), Audit(name, ok=False, as_json={}))),
+        render("audited", increment=Increment(name, Path("a"), Audit(name, ok=True, as_json={}))),
+        render(
+            "outcome", view=View(job("promoted", version=name, reason=name, figures={name: Figures(0, 1, 2)}), 0, "now")
+        ),
+        render("progress", job=job("running", stage=name)),
     ):
         assert "<i>" not in told
         assert "<v>" not in told
@@ -390,11 +392,13 @@ def test_names_from_outside_are_escaped() -> None:
 def test_an_audit_is_shown_with_its_picture(tmp_path: Path) -> None:
     picture = tmp_path / "doubts.png"
     picture.write_bytes(png(MORE.images[0]))
-    told = html.audited(Increment("a.npz", Path("a"), Audit("3 doubts", ok=True, picture=picture, as_json={})))
+    told = render(
+        "audited", increment=Increment("a.npz", Path("a"), Audit("3 doubts", ok=True, picture=picture, as_json={}))
+    )
     assert "a.npz can be learned from." in told
     assert ">3 doubts</pre>" in told
     assert f'src="data:image/png;base64,{base64.b64encode(picture.read_bytes()).decode()}"' in told
-    told = html.audited(Increment("a.npz", Path("a"), Audit("2 errors", ok=False, as_json={})))
+    told = render("audited", increment=Increment("a.npz", Path("a"), Audit("2 errors", ok=False, as_json={})))
     assert "There are errors in a.npz." in told
 
 

@@ -102,9 +102,7 @@ def test_the_boundary_may_be_written_in_any_valid_way(content_type: str) -> None
     assert read_uploads(form(part(b"x")), content_type) == [Upload("a.png", b"x")]
 
 
-@pytest.mark.parametrize(
-    "other", [part(b"1", b'form-data; name="other"'), part(b"1", b"form-data"), part(b"", b'form-data; name=""')]
-)
+@pytest.mark.parametrize("other", [part(b"1", b'form-data; name="other"'), part(b"", b'form-data; name=""')])
 def test_other_fields_beside_a_file_do_no_harm(other: bytes) -> None:
     assert read_uploads(form(other, part(b"x"), other), FORM) == [Upload("a.png", b"x")]
 
@@ -174,14 +172,13 @@ def test_a_file_too_many_is_too_many() -> None:
     ids=["no headers", "a header", "other fields", "files", "nearly boundaries"],
 )
 def test_a_flood_of_parts_is_not_parsed(monkeypatch: pytest.MonkeyPatch, parts: bytes) -> None:
-    monkeypatch.delattr(uploads, "MultipartParser")
+    monkeypatch.delattr(uploads, "FormParser")
     fault, message = refusal(form(parts))
     assert (fault, message) == ("too_large", "the form has more than 128 parts. Send files alone, at most 64.")
 
 
 @pytest.mark.parametrize("header", [b"form-data" + b";" * 65, b'form-data; name="file' + b'";"' * 65])
 def test_a_flood_of_options_is_not_parsed(header: bytes) -> None:
-    assert refusal(form(part(b"x", header)))[0] == "malformed"
     assert refusal(b"", "multipart/form-data" + header[9:].decode())[0] == "malformed"
 
 
@@ -205,6 +202,8 @@ def test_a_form_without_a_boundary_to_go_by_is_malformed(content_type: str) -> N
         part(b"x"),
         part(b"x") + b"--xyz",
         part(b"x") + b"--xyz-",
+        form(part(b"x"), part(b"x", b"form-data")),
+        form(part(b"x", b"form-data" + b";" * 10_000)),
         b"--xyz\nContent-Disposition: form-data\n\nx\n--xyz--\n",
         b"--xyz\r\nno header\r\n\r\nx\r\n--xyz--",
         b"--xyz\r\n: x\r\n\r\nx\r\n--xyz--",

@@ -82,6 +82,9 @@ def run(args: list[str]) -> int:
 
     add_page: AddPage | None = None
     if not namespace.no_page:
+        from cifar_lit.page.on_demand import load_on_demand
+
+        load_on_demand("pandas")  # Gradio imports it for components that the page does not have
         from cifar_lit.page.page import mount_page
         from cifar_lit.page.scratch import scratch
 

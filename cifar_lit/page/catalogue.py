@@ -13,6 +13,9 @@ from cifar_lit.registry.manifest import Manifest
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST
 
+_PUBLISHED = "published"  # what the registry enters where its caller gives no reason
+_UNDECIDED = "nobody has decided about it yet"
+
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
@@ -29,6 +32,12 @@ class Entry:
     id: str
     manifest: Manifest | None
     problem: str = ""
+
+    @property
+    def reason(self) -> str:
+        """Why it stands as it does."""
+        given = self.manifest.reason if self.manifest else ""
+        return _UNDECIDED if given in ("", _PUBLISHED) else str(given)
 
 
 @dataclass(frozen=True)

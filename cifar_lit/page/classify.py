@@ -1,7 +1,6 @@
 """The tab where a visitor has pictures classified."""
 
 from dataclasses import dataclass
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -13,20 +12,14 @@ from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Answer, Service
 from cifar_lit.page import answer as shown
-from cifar_lit.page.choosing import brings_into_view
 from cifar_lit.page.examples import load_examples
+from cifar_lit.page.guarded import told
+from cifar_lit.page.rendering import SAYS_CHANGES, note, render, script
 from cifar_lit.page.uploads import do_for_each, read_picture
 from cifar_lit.serving.uploads import MAX_FILES
 
 _THUMBNAIL = 128
-_SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
-_COMES_INTO_VIEW = brings_into_view("#picture", "#answer")
-_CHOOSES = """element.addEventListener('click', (event) => {
-  const button = event.target.closest('button[data-name]');
-  if (!button) return;
-  trigger('select', {name: button.dataset.name});
-  document.querySelector('#picture').scrollIntoView({block: 'nearest'});
-});"""
+HINT = note("The answer will stand here. Choose a picture, paste one, use the camera, or try an example.")
 
 Pixels = npt.NDArray[np.uint8]
 Outcome = Answer | str
@@ -61,9 +54,15 @@ def build_classify(service: Service) -> gr.Image:
             alt_text="The picture that you chose",
             elem_id="picture",
         )
-        verdict = gr.HTML(shown.hint(), js_on_load=_SAYS_CHANGES + _COMES_INTO_VIEW, elem_id="answer")
+        verdict = gr.HTML(
+            HINT, js_on_load=SAYS_CHANGES + script("into_view", FIRST="#picture", LAST="#answer"), elem_id="answer"
+        )
         details = gr.HTML("", elem_id="seen")
-        examples = gr.HTML(_example_list(), js_on_load=_CHOOSES, elem_id="examples")
+        examples = gr.HTML(
+            render("examples", examples=load_examples(), side=_THUMBNAIL),
+            js_on_load=script("choose_example"),
+            elem_id="examples",
+        )
     with gr.Accordion("Several pictures at once", open=False, elem_id="several"):
         files = gr.File(
             label=f"Up to {MAX_FILES} pictures",
@@ -72,7 +71,7 @@ def build_classify(service: Service) -> gr.Image:
             height=160,
             elem_id="pictures",
         )
-        answers = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="answers")
+        answers = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="answers")
     # Shapes of what programs are answered; the page itself has HTML.
     label = gr.Label(label="Probabilities", visible=False)
     sentence = gr.Markdown(label="Sentence", visible=False)
@@ -80,7 +79,7 @@ def build_classify(service: Service) -> gr.Image:
 
     async def show(image: Any, turn: _Turn) -> Any:
         number = turn.next()
-        shown_answer = (shown.hint(), "") if image is None else await _shown_answer(service, image)
+        shown_answer = (HINT, "") if image is None else await _shown_answer(service, image)
         return shown_answer if number == turn.number else (gr.skip(), gr.skip())
 
     async def show_many(files: Any, turn: _Turn) -> Any:
@@ -88,7 +87,7 @@ def build_classify(service: Service) -> gr.Image:
         try:
             html = shown.table(await _answers(service, files)) if files else ""
         except CifarLitError as error:
-            html = shown.problem(str(error))
+            html = note(str(error), "problem")
         return html if number == turn.number else gr.skip()
 
     async def predict(image: Any) -> tuple[dict[str, float] | None, str]:
@@ -97,7 +96,7 @@ def build_classify(service: Service) -> gr.Image:
         try:
             answer = await service.predict(await read_picture(image))
         except CifarLitError as error:
-            raise gr.Error(shown.sorry(error), duration=None, print_exception=False) from error
+            raise told(shown.sorry(error)) from error
         found = answer.prediction
         said = f"**{found.prediction}**, with {found.confidence:.1%} confidence. Answered by {found.version}."
         return found.probabilities, said + shown.noted(answer)
@@ -106,10 +105,7 @@ def build_classify(service: Service) -> gr.Image:
         """Classifies several image files, up to 64; gives a list in their order. Each item has `filename`, and either
         `prediction`, `confidence`, `probabilities`, `version` and perhaps `note`, or `error`: one bad picture does not
         spoil the others."""
-        try:
-            rows = await _answers(service, files or [])
-        except CifarLitError as error:
-            raise gr.Error(str(error), duration=None, print_exception=False) from error
+        rows = await _answers(service, files or [])
         return [{"filename": name, **_as_dict(outcome)} for name, outcome in rows]
 
     # None of it goes through Gradio's queue, which looks twenty times a second: the service has its own.
@@ -131,7 +127,7 @@ async def _shown_answer(service: Service, image: Any) -> tuple[str, str]:
     try:
         answer, heat = await service.explain(await read_picture(image))
     except CifarLitError as error:
-        return shown.problem(shown.sorry(error)), ""
+        return note(shown.sorry(error), "problem"), ""
     return shown.verdict(answer), shown.details(answer, heat)
 
 
@@ -156,14 +152,3 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
 
 def _chosen(event: gr.EventData) -> Pixels | None:
     return next((example.pixels for example in load_examples() if example.name == event.name), None)
-
-
-def _example_list() -> str:
-    items = []
-    for example in load_examples():
-        small = shown.picture(example.thumbnail(_THUMBNAIL), example.alt)
-        items.append(
-            f'<li><button type="button" data-name="{example.name}">{small}<span>{escape(example.title)}</span></button>'
-            "</li>"
-        )
-    return f"<h2>Or try one of these</h2><ul>{''.join(items)}</ul>"

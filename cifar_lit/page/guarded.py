@@ -25,6 +25,9 @@ MAX_SESSIONS = 256
 _AUTOMATIC = ("load", "tick", "then")
 """Events of an open page that nobody causes, or that follow another one."""
 
+QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+"""Options of an event that is the page's own, and no business of programs."""
+
 _log = logging.getLogger(__name__)
 
 
@@ -59,11 +62,11 @@ class GuardedBlocks(gr.Blocks):
             raise
         except CifarLitError as error:
             setattr(asked.state, REFUSED, status_of(error))
-            raise _told(str(error)) from error
+            raise told(str(error)) from error
         except Exception as error:
             request_id = getattr(asked.state, "request_id", "-")
             _log.exception("the page's event %s failed, request %s", block_fn.api_name, request_id)
-            raise _told(f"Something went wrong on the server. Its log knows more, by request {request_id}.") from error
+            raise told(f"Something went wrong on the server. Its log knows more, by request {request_id}.") from error
         return found
 
     def _is_automatic(self, block_fn: Any) -> bool:
@@ -90,7 +93,7 @@ class GuardedBlocks(gr.Blocks):
             found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             _log.warning("the values of event %s do not fit the page: %s", block_fn.api_name, type(error).__name__)
-            raise _told("These values do not fit the page. Reload it, or see /gradio_api/info.") from error
+            raise told("These values do not fit the page. Reload it, or see /gradio_api/info.") from error
         return found
 
 
@@ -104,7 +107,7 @@ def _check(values: Any) -> None:
         elif isinstance(value, dict):
             waiting.extend(value.values())
             if "path" in value and not _is_upload(value["path"], folder):
-                raise _told("This names a file that was not uploaded here, or is not kept any more. Choose it again.")
+                raise told("This names a file that was not uploaded here, or is not kept any more. Choose it again.")
 
 
 def _is_upload(named: Any, folder: Path) -> bool:
@@ -115,5 +118,6 @@ def _is_upload(named: Any, folder: Path) -> bool:
         return False
 
 
-def _told(sentence: str) -> gr.Error:
+def told(sentence: str) -> gr.Error:
+    """An error that a visitor reads; its cause, if it is one of ours, gives the status."""
     return gr.Error(sentence, duration=None, print_exception=False)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from html import escape
 from typing import Any
 
 import gradio as gr
@@ -10,25 +9,13 @@ from gradio.events import api
 
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Service
-from cifar_lit.page import model_html as html
+from cifar_lit.page.guarded import QUIET, told
 from cifar_lit.page.model_compare import build_comparison
-from cifar_lit.page.model_style import CSS
-from cifar_lit.page.model_view import REASON, Change, ModelView
+from cifar_lit.page.model_view import REASON, Change, ModelView, warning
+from cifar_lit.page.rendering import note, render, script
 from cifar_lit.serving.login import OFF, Login
 
 _REFRESH_S = 3.0
-
-# A row is chosen by a click anywhere on it, or by its button, which the keyboard reaches.
-_CHOOSE_JS = """
-element.addEventListener('click', (event) => {
-  const row = event.target.closest('[data-version]');
-  if (row) trigger('select', {value: row.dataset.version});
-});
-"""
-_SHOW_CHOSEN_JS = """() => {
-  const heading = document.getElementById('model-chosen');
-  if (heading) { heading.scrollIntoView({block: 'start'}); heading.focus({preventScroll: true}); }
-}"""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +25,6 @@ Updates = list[Any]
 def build_model(service: Service, login: Login) -> None:
     """Adds the tab's components and events to the page that is being built."""
     view = ModelView(service)
-    gr.HTML(f"<style>{CSS}</style>", elem_id="model-style", visible="hidden")
     with gr.Tabs(elem_id="model-tabs"):
         with gr.Tab("All versions", id="model-all", elem_id="tab-model-all"):
             seen = _build_versions(view, login)
@@ -52,7 +38,7 @@ def build_model(service: Service, login: Login) -> None:
         try:
             return view.catalogue.summaries()
         except CifarLitError as error:
-            raise _told(view.words(error)) from error
+            raise told(view.words(error)) from error
 
     api(versions, api_name="versions")
 
@@ -60,12 +46,15 @@ def build_model(service: Service, login: Login) -> None:
 def _build_versions(view: ModelView, login: Login) -> gr.State:
     """The list, the chosen version, and what may be done with it; gives what changes with them."""
     gr.HTML(
-        '<p class="m-hint">Each training makes a new one. The one that answers '
-        "is the newest that proved to be good enough. Choose one to read its report.</p>",
+        note(
+            "Each training makes a new one. The one that answers is the newest that proved to be good enough. Choose "
+            "one to read its report.",
+            "m-hint",
+        ),
         elem_id="model-title",
         apply_default_css=False,
     )
-    listed = gr.HTML(elem_id="model-versions", js_on_load=_CHOOSE_JS, apply_default_css=False)
+    listed = gr.HTML(elem_id="model-versions", js_on_load=script("choose_version"), apply_default_css=False)
     with gr.Row(equal_height=True, elem_id="model-choice"):
         chosen = gr.Dropdown(
             [], label="Chosen version", elem_id="model-version", allow_custom_value=True, min_width=160
@@ -92,7 +81,7 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         ids = [entry.id for entry in reversed(entries)]
         if version_id not in ids:
             version_id = view.served_id if view.served_id in ids else next(iter(ids), None)
-        table = html.warning(problem) if problem else html.version_list(entries, view.served_id, version_id)
+        table = warning(problem) if problem else view.table(version_id)
         return [
             stamp,
             table,
@@ -115,29 +104,30 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         ]
 
     def choose(version_id: str | None) -> Updates:
-        table = html.version_list(view.entries()[0], view.served_id, version_id)
-        return [table, view.details(version_id), *offer(version_id)]
+        return [view.table(version_id), view.details(version_id), *offer(version_id)]
 
     def choose_row(event: gr.EventData) -> Updates:
         version_id = str(event._data.get("value"))
         return [version_id, *choose(version_id)]
 
     def greet(request: gr.Request) -> Updates:
-        return [_account(login, login.knows(request)), gr.update(visible=login.knows(request))]
+        signed_in = login.knows(request)
+        account = render("account", enabled=login.enabled, signed_in=signed_in, off=OFF)
+        return [account, gr.update(visible=signed_in)]
 
     def ask_promote(version_id: str | None, request: gr.Request) -> Updates:
-        _require(login, request)
+        login.require(request)
         return ask(lambda: view.pending("promote", str(version_id)))
 
     def ask_rollback(request: gr.Request) -> Updates:
-        _require(login, request)
+        login.require(request)
         return ask(lambda: view.pending("rollback"))
 
     def ask(make: Any) -> Updates:
         try:
             change: Change = make()
         except CifarLitError as error:
-            return [None, "", gr.update(visible=False), html.warning(view.words(error))]
+            return [None, "", gr.update(visible=False), warning(view.words(error))]
         if change.action == "promote":
             text = f"Shall {change.version} answer everybody, instead of {change.champion or 'none'}?"
         else:
@@ -145,10 +135,10 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
                 f"Shall the version that was served before {change.champion} answer everybody again? "
                 f"{change.champion} is marked as rejected then."
             )
-        return [change, f'<p class="m-question">{escape(text)}</p>', gr.update(visible=True), ""]
+        return [change, note(text, "m-question"), gr.update(visible=True), ""]
 
     async def act(change: Change | None, request: gr.Request) -> Updates:
-        _require(login, request)
+        login.require(request)
         told = ""
         if change is not None:
             try:
@@ -156,65 +146,31 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
                 _log.info("%s was made the champion %s", champion_id, REASON)
                 told = await view.outcome(champion_id)
             except CifarLitError as error:
-                told = html.warning(f"Nothing was changed: {view.words(error)}")
+                told = warning(f"Nothing was changed: {view.words(error)}")
         return [None, gr.update(visible=False), told]
 
     def forget() -> Updates:
         return [None, gr.update(visible=False)]
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
     # When the page is loaded, and not through Gradio's queue: that is a stream and 5 ms of the server's time for each.
-    gr.on(None, show, None, shown, queue=False, **quiet)
-    gr.on(None, greet, None, [account, actions], queue=False, **quiet)
-    gr.Timer(_REFRESH_S).tick(show_if_new, [seen, chosen], shown, queue=False, **quiet)
-    refresh.click(show, chosen, shown, **quiet)
-    chosen.input(choose, chosen, [listed, details, promote, rollback], **quiet)
-    row = listed.select(choose_row, None, [chosen, listed, details, promote, rollback], **quiet)
-    row.then(None, None, None, js=_SHOW_CHOSEN_JS)
+    gr.on(None, show, None, shown, queue=False, **QUIET)
+    gr.on(None, greet, None, [account, actions], queue=False, **QUIET)
+    gr.Timer(_REFRESH_S).tick(show_if_new, [seen, chosen], shown, queue=False, **QUIET)
+    refresh.click(show, chosen, shown, **QUIET)
+    chosen.input(choose, chosen, [listed, details, promote, rollback], **QUIET)
+    row = listed.select(choose_row, None, [chosen, listed, details, promote, rollback], **QUIET)
+    row.then(None, None, None, js=script("show_version"))
     asked = [pending, question, confirm, outcome]
-    promote.click(ask_promote, chosen, asked, **quiet)
-    rollback.click(ask_rollback, None, asked, **quiet)
-    no.click(forget, None, [pending, confirm], **quiet)
+    promote.click(ask_promote, chosen, asked, **QUIET)
+    rollback.click(ask_rollback, None, asked, **QUIET)
+    no.click(forget, None, [pending, confirm], **QUIET)
     acted = yes.click(act, pending, [pending, confirm, outcome], api_visibility="private", show_progress="minimal")
-    acted.then(show, chosen, shown, **quiet)
+    acted.then(show, chosen, shown, **QUIET)
     return seen
 
 
 def _build_history(view: ModelView, seen: gr.State) -> None:
     """What was served when."""
-    gr.HTML('<p class="m-hint">Which version answered when, and why.</p>', elem_id="model-history-title")
+    gr.HTML(note("Which version answered when, and why.", "m-hint"), elem_id="model-history-title")
     periods = gr.HTML(elem_id="model-periods", apply_default_css=False)
-    seen.change(
-        lambda: html.history(view.catalogue.periods()),
-        None,
-        periods,
-        queue=False,
-        api_visibility="private",
-        show_progress="hidden",
-    )
-
-
-def _account(login: Login, signed_in: bool) -> str:
-    """Whether the visitor may change what is served, and how to get there."""
-    if not login.enabled:
-        return f'<p class="m-hint">{escape(OFF)}</p>'
-    if not signed_in:
-        return (
-            '<p class="m-account"><a id="model-sign-in" href="login">Sign in</a> to choose which version answers.</p>'
-        )
-    return (
-        '<div class="m-account"><p>You are signed in and may choose which version answers.</p>'
-        '<form method="post" action="logout"><button id="model-sign-out" type="submit">Sign out</button></form></div>'
-    )
-
-
-def _require(login: Login, request: gr.Request) -> None:
-    """Refuses whoever is not signed in: hidden buttons keep nobody from sending what they send."""
-    try:
-        login.require(request)
-    except CifarLitError as error:
-        raise _told(str(error)) from error
-
-
-def _told(sentence: str) -> gr.Error:
-    return gr.Error(sentence, duration=None, print_exception=False)
+    seen.change(lambda: render("history", periods=view.catalogue.periods()), None, periods, queue=False, **QUIET)

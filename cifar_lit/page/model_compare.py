@@ -1,15 +1,16 @@
 """Two versions' answers to one picture of the visitor's, side by side."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
 
-from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Service
-from cifar_lit.page import model_html as html
+from cifar_lit.page.guarded import QUIET, told
 from cifar_lit.page.model_view import ModelView
+from cifar_lit.page.rendering import image_url, note, render
 from cifar_lit.page.uploads import read_picture
 
 
@@ -22,7 +23,7 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         seen: changes whenever versions do.
     """
     gr.HTML(
-        '<p class="m-hint">Choose two versions and a picture: see whether they differ.</p>',
+        note("Choose two versions and a picture: see whether they differ.", "m-hint"),
         elem_id="model-compare-title",
         apply_default_css=False,
     )
@@ -37,7 +38,7 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
                 label="A picture", sources=["upload", "clipboard", "webcam"], elem_id="model-picture", height=260
             )
         with gr.Column(scale=3, min_width=280):
-            compared = gr.HTML(html.comparison(None), elem_id="model-compared", apply_default_css=False)
+            compared = gr.HTML(comparison(None), elem_id="model-compared", apply_default_css=False)
     answers = gr.JSON(label="Answers", visible="hidden", elem_id="model-answers")
     for each in (one, other):  # else programs would be told that nothing may be chosen
         each.api_info = lambda: {"type": "string", "description": "an id such as v0001, or latest"}  # type: ignore[method-assign]
@@ -68,13 +69,10 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
             pixels = await service.decode(await read_picture(image))
             found = await asyncio.to_thread(view.compare, pixels, [str(version), str(other)])
         except CifarLitError as error:
-            sentence = f"This can't be compared: {view.words(error)}"
-            raise gr.Error(sentence, duration=None, print_exception=False) from error
-        png = encode_png(pixels)
-        return {"answers": [each.as_dict() for each in found], "seen": html.png_url(png)}
+            raise told(f"This can't be compared: {view.words(error)}") from error
+        return {"answers": [each.as_dict() for each in found], "seen": image_url(pixels)}
 
-    quiet: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-    seen.change(offer, [one, other], [one, other], queue=False, **quiet)
+    seen.change(offer, [one, other], [one, other], queue=False, **QUIET)
     triggers = [picture.change, one.input, other.input]
     gr.on(
         triggers,
@@ -85,4 +83,13 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
         concurrency_limit=1,
         show_progress="hidden",
     )
-    answers.change(html.comparison, answers, compared, **quiet)
+    answers.change(comparison, answers, compared, **QUIET)
+
+
+def comparison(found: Mapping[str, Any] | None) -> str:
+    """What `compare` found, as HTML."""
+    names: list[str] = []
+    if found:
+        one, other = (each["probabilities"] for each in found["answers"])
+        names = sorted(one, key=lambda name: -max(one[name], other.get(name, 0)))
+    return render("comparison", found=found, names=names)

@@ -9,8 +9,9 @@ from cifar_lit.errors import OverloadedError, RegistryError
 from cifar_lit.inference.champion import Serving
 from cifar_lit.inference.predictor import Prediction, Predictor
 from cifar_lit.inference.service import Pixels, Service
-from cifar_lit.page import model_html as html
 from cifar_lit.page.catalogue import Catalogue, Entry, in_words
+from cifar_lit.page.rendering import note, render
+from cifar_lit.page.version_details import details
 from cifar_lit.registry.registry import LATEST
 
 REASON = "by hand, on the page"
@@ -33,6 +34,10 @@ class Change:
     action: Literal["promote", "rollback"]
     version: str
     champion: str | None
+
+
+def warning(text: str) -> str:
+    return note(text, "m-warning", role="alert")
 
 
 class ModelView:
@@ -74,13 +79,17 @@ class ModelView:
         damaged = tuple(entry.id for entry in entries if entry.problem)
         return hash((self.catalogue.stamp(), problem, damaged, self.served_id, self.champion.refusal))
 
+    def table(self, chosen: str | None) -> str:
+        """A table with a row for each version, newest first, as HTML. Its buttons choose one."""
+        return render("versions", entries=self.entries()[0], served=self.served_id, chosen=chosen)
+
     def details(self, version_id: str | None) -> str:
         """All that is known of a version, as HTML. Its files are hashed."""
         entry = next((each for each in self.entries()[0] if each.id == version_id), None)
         if entry is None:
-            return html.warning(f"There is no version {version_id!r}.") if version_id else ""
+            return warning(f"There is no version {version_id!r}.") if version_id else ""
         checked = Entry(entry.id, entry.manifest, self.catalogue.check(entry))
-        return html.details(checked, entry.id == self.served_id, self.registry)
+        return details(checked, entry.id == self.served_id, self.registry)
 
     def compare(self, pixels: Pixels, references: list[str]) -> list[Prediction]:
         """Answers of several versions to one picture.
@@ -123,12 +132,12 @@ class ModelView:
         for _ in range(round(_FOLLOW_S / _LOOK_S)):
             refusal = self.champion.refusal
             if self.served_id == champion_id:
-                return html.success(f"Done: {champion_id} answers now.")
+                return note(f"Done: {champion_id} answers now.", "m-success", role="status")
             if refusal is not None and refusal.version == champion_id:
                 stays = f" {self.served_id} goes on answering." if self.served_id else ""
-                return html.warning(f"{champion_id} can't be used: {refusal.reason}{stays}")
+                return warning(f"{champion_id} can't be used: {refusal.reason}{stays}")
             await asyncio.sleep(_LOOK_S)
-        return html.warning(f"{champion_id} is chosen, but does not answer yet. Wait a little.")
+        return warning(f"{champion_id} is chosen, but does not answer yet. Wait a little.")
 
     def words(self, error: Exception) -> str:
         """What an error says, without saying where on the disk the registry lies."""

@@ -4,7 +4,6 @@ import errno
 import logging
 import sys
 from functools import partial
-from html import escape
 
 import gradio as gr
 import httpx
@@ -15,20 +14,21 @@ from starlette.routing import Mount
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.images import MAX_BYTES
+from cifar_lit.errors import CifarLitError
 from cifar_lit.feedback.fine_tune_service import FineTuneService
 from cifar_lit.inference.service import Service
 from cifar_lit.page.allowed_routes import MAX_WAITING, AllowedRoutes
 from cifar_lit.page.cache import PageCache
-from cifar_lit.page.choosing import build_choosing
 from cifar_lit.page.classify import build_classify
-from cifar_lit.page.guarded import GuardedBlocks
+from cifar_lit.page.guarded import QUIET, GuardedBlocks
 from cifar_lit.page.model import build_model
 from cifar_lit.page.receive import Uploads
-from cifar_lit.page.refusals import HEAD
-from cifar_lit.page.status import status
+from cifar_lit.page.rendering import SAYS_CHANGES, STATIC, render, script
+from cifar_lit.page.sign_in import add_sign_in
 from cifar_lit.page.teach import build_teach
 from cifar_lit.page.teach_desk import MAX_INCREMENT_BYTES
-from cifar_lit.page.theme import CSS, THEME
+from cifar_lit.page.theme import THEME
+from cifar_lit.page.uploads import TOO_LARGE
 from cifar_lit.page.warm import warm_at_start
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.metrics import Metrics
@@ -39,8 +39,6 @@ _QUEUE_SIZE = 2 * MAX_WAITING
 
 _log = logging.getLogger(__name__)
 _STATUS_S = 2.0
-_CLOSED = ' It answers those who <a id="page-sign-in" href="login">sign in</a>.'
-_INTRODUCTION = "A small neural network says which of {count} things it shows: {classes}."
 _SHOWN = 20
 
 
@@ -58,10 +56,12 @@ def mount_page(
     """
     app.add_middleware(PageCache)
     login = admission.login
+    add_sign_in(app, login)
     page = GuardedBlocks(title=TITLE, analytics_enabled=False, admit=admission.check_event)
     with page:
         _build_header(page, service, closed=admission.page_is_closed)
-        build_choosing()
+        choosing = script("choosing", MAX_BYTES=MAX_BYTES, TOO_LARGE=TOO_LARGE)
+        gr.HTML("", js_on_load=choosing, elem_id="choosing", apply_default_css=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
                 picture = build_classify(service)
@@ -80,8 +80,8 @@ def mount_page(
         page,
         path="/",
         theme=THEME,
-        css=CSS,
-        head=HEAD,
+        css_paths=[STATIC / f"{name}.css" for name in ("page", "model", "teach")],
+        head_paths=STATIC / "refusals.html",
         max_file_size=max_file_bytes,
         footer_links=["api"],
         show_error=False,  # what is no sentence of ours stays in the log
@@ -114,35 +114,27 @@ def _remember_descriptions(page: gr.Blocks) -> None:
 
 def _header(service: Service, *, closed: bool = False) -> str:
     champion = service.champion
-    *most, last = champion.serving.manifest.class_names if champion.ready else CLASS_NAMES
-    shown = f"{', '.join(most)} or {last}" if len(most) < _SHOWN else f"{', '.join(most[:_SHOWN])} and others"
-    count = {10: "ten"}.get(len(most) + 1, f"{len(most) + 1}")
-    introduction = _INTRODUCTION.format(count=count, classes=escape(shown)) + (_CLOSED if closed else "")
-    return f"<h1>{TITLE}</h1><p>{introduction}</p>"
+    names = champion.serving.manifest.class_names if champion.ready else CLASS_NAMES
+    return render("header", title=TITLE, names=names, most=_SHOWN, closed=closed)
+
+
+def _status(service: Service) -> str:
+    """Which version answers, and why another one does not; the same until something changes."""
+    serving, trouble = None, ""
+    try:
+        serving = service.champion.serving
+    except CifarLitError as error:
+        trouble = str(error)
+    return render("status", serving=serving, refusal=service.champion.refusal, error=trouble)
 
 
 def _build_header(page: gr.Blocks, service: Service, *, closed: bool) -> None:
     header = gr.HTML(_header(service, closed=closed), elem_id="page-header")
-    page.load(
-        lambda: _header(service, closed=closed),
-        None,
-        header,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-    line = gr.HTML(status(service), js_on_load="element.setAttribute('aria-live', 'polite');", elem_id="status")
+    page.load(lambda: _header(service, closed=closed), None, header, queue=False, **QUIET)
+    line = gr.HTML(_status(service), js_on_load=SAYS_CHANGES, elem_id="status")
 
     def follow(before: str | None) -> object:
-        now = status(service)
+        now = _status(service)
         return gr.skip() if now == before else now
 
-    gr.on(
-        [page.load, gr.Timer(_STATUS_S).tick],
-        follow,
-        line,
-        line,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    gr.on([page.load, gr.Timer(_STATUS_S).tick], follow, line, line, queue=False, **QUIET)

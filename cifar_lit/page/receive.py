@@ -1,6 +1,7 @@
 """Takes in what visitors upload to the page, instead of Gradio, whose protocol this speaks.
 
-Gradio leaves the half of a file for ever if its sender goes or is too slow, and takes any number of files.
+Gradio leaves the half of a file for ever if its sender goes or is too slow, and keeps any number of files. Here
+Starlette reads the form.
 
     FOLDER/<token>/NAME   an upload, complete
 
@@ -11,26 +12,29 @@ or of their bytes. What is left when the server ends is `scratch`'s.
 import asyncio
 import contextlib
 import errno
+import re
+import secrets
 import shutil
 import time
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request
 from gradio.utils import get_upload_folder
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser
+from gradio_client.utils import strip_invalid_filename_characters
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 
 from cifar_lit.errors import CifarLitError, InputError, OverloadedError
-from cifar_lit.page.upload_form import Progress, UploadForm
 from cifar_lit.serving.admission import Admission, address_of
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.replies import RequestError, reply, status_of
-from cifar_lit.serving.uploads import is_form, options_of
+from cifar_lit.serving.uploads import MAX_FILES, boundary_of
 
 LIFETIME_S = 3600.0
 MAX_KEPT_BYTES = 4 * 2**30
@@ -38,14 +42,29 @@ MAX_KEPT_FILES = 1_024
 MAX_AT_ONCE, MAX_AT_ONCE_OF_ADDRESS = 32, 8
 """Forms that come at the same time."""
 PATH = "/gradio_api/upload"
+FIELD = "files"
 
 _SWEEP_S = 600.0
-_LARGE_BYTES = 256 * 1024
-"""After so much of an upload another thread writes it: the disk may be slow."""
 _PROGRESS_S = 0.05
 _KNOWN_WITHIN_S = 3.0
 _MAX_FOLLOWED = 256
+_MAX_END = 16
+_NAME = re.compile(rb'filename="([^"\r\n]*)"')
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass
+class Progress:
+    """How far an upload is, for the page's bar."""
+
+    name: str = ""
+    num_bytes: int = 0
+    done: bool = False
+
+
+class _Parser(MultiPartParser):
+    spool_max_size = 64 * 1024
+    """Bytes of a file in memory; then it lies in a file without a name, which is gone when it is closed."""
 
 
 class Uploads:
@@ -132,31 +151,39 @@ class Uploads:
 
     async def _read(self, request: Request, progress: Progress) -> list[Path]:
         """The files of a form, when all of it has come; otherwise nothing of it stays."""
-        content_type = request.headers.get("content-type", "")
-        boundary = options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
-        if not is_form(content_type) or not boundary:
-            raise InputError("This is not a form with files.", "malformed")
-        folder = Path(get_upload_folder())
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        form = UploadForm(folder, self._max_file_bytes, progress)
+        boundary_of(request.headers.get("content-type", ""))
+        stream = _watched(request.stream(), progress)
         try:
-            parser = MultipartParser(boundary, form.callbacks)
-            async for chunk in request.stream():
-                if form.num_bytes > _LARGE_BYTES:
-                    await asyncio.to_thread(parser.write, chunk)
-                else:
-                    parser.write(chunk)
-            parser.finalize()
-            if not form.complete:
-                raise InputError("The form ends before its last boundary.", "malformed")
-        except BaseException as error:
-            form.discard()
-            if isinstance(error, FormParserError):
-                raise InputError(f"The form can't be read ({error}).", "malformed") from error
-            if isinstance(error, OSError) and error.errno in _FULL:
-                raise RequestError(507, "There is no room for this file now. Send it again later.") from error
+            form = await _Parser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES).parse()
+            try:
+                files = [each for each in form.getlist(FIELD) if isinstance(each, UploadFile)]
+                return await asyncio.to_thread(self._keep, files)
+            finally:
+                await form.close()
+        except MultiPartException as error:
+            raise InputError(f"The form can't be read ({error.message})", "malformed") from error
+        except OSError as error:
+            if error.errno not in _FULL:
+                raise
+            raise RequestError(507, "There is no room for this file now. Send it again later.") from error
+
+    def _keep(self, files: Sequence[UploadFile]) -> list[Path]:
+        folder = Path(get_upload_folder())
+        paths: list[Path] = []
+        try:
+            for each in files:
+                if (each.size or 0) > self._max_file_bytes:
+                    most = f"{self._max_file_bytes:,}"
+                    raise InputError(f"The file has more than {most} bytes. Choose a smaller one.", "too_large")
+                paths.append(folder / secrets.token_hex(16) / _safe(each.filename or ""))
+                paths[-1].parent.mkdir(parents=True)
+                with paths[-1].open("wb") as file:
+                    shutil.copyfileobj(each.file, file)
+        except BaseException:
+            for path in paths:
+                shutil.rmtree(path.parent, ignore_errors=True)
             raise
-        return form.paths
+        return paths
 
     def _follow(self, upload_id: str) -> Progress:
         progress = Progress()
@@ -173,6 +200,26 @@ class Uploads:
                 return PlainTextResponse("Upload not found", 404)
             await asyncio.sleep(_PROGRESS_S)
         return StreamingResponse(_events(progress), media_type="text/event-stream")
+
+
+async def _watched(stream: AsyncIterator[bytes], progress: Progress) -> AsyncGenerator[bytes]:
+    """A form's bytes. Its progress is told under the name that stood there last, as the page's bar knows a file."""
+    end = b""
+    async for chunk in stream:
+        if names := _NAME.findall(chunk):
+            progress.name = names[-1].decode("utf-8", "replace")
+        progress.num_bytes += len(chunk)
+        end = (end + chunk)[-_MAX_END:]
+        yield chunk
+    if not end.rstrip().endswith(b"--"):  # the parser would leave out a file that is cut off, and say nothing
+        raise MultiPartException("it ends before its last boundary.")
+
+
+def _safe(path: str) -> str:
+    """A name for a file that tells its visitor of it, and nothing to the system."""
+    name = path.replace("\\", "/").rpartition("/")[2]
+    found = strip_invalid_filename_characters("".join(each for each in name if each.isprintable()))
+    return found if found not in ("", ".", "..") else "file"
 
 
 async def _events(progress: Progress) -> AsyncIterator[bytes]:

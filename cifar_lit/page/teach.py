@@ -8,18 +8,15 @@ import gradio as gr
 from cifar_lit.errors import CifarLitError
 from cifar_lit.feedback.fine_tune_service import FineTuneService
 from cifar_lit.inference.service import Service
-from cifar_lit.page import teach_html as html
-from cifar_lit.page.answer import problem
-from cifar_lit.page.teach_collect import QUIET, build_correction, build_increment, build_labelled
+from cifar_lit.page.guarded import QUIET
+from cifar_lit.page.rendering import SAYS_CHANGES, note, render
+from cifar_lit.page.teach_collect import build_correction, build_increment, build_labelled
 from cifar_lit.page.teach_desk import Desk, Increment, View
-from cifar_lit.page.teach_guard import require
-from cifar_lit.page.teach_style import CSS
-from cifar_lit.serving.login import Login
+from cifar_lit.serving.login import OFF, Login
 
 _RUNNING_S = 1.0
 _IDLE_S = 5.0
 """Another visitor may begin a fine-tuning, or add a correction."""
-_SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
 _COLLECT = (
     "Pictures wait here until a version that has learned them answers everybody; if the gate stops it, they go on "
     "waiting. The last class that was given to a picture counts."
@@ -40,11 +37,14 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
         classified: where the picture is that the visitor had classified, so that it can be corrected.
     """
     desk = Desk(service, teacher)
-    gr.HTML(f"<style>{CSS}</style>", elem_id="teach-style", visible="hidden")
-    door = gr.HTML(html.door(enabled=login.enabled, signed_in=False), elem_id="teach-door", apply_default_css=False)
+    door = gr.HTML(_door(login), elem_id="teach-door", apply_default_css=False)
     with gr.Row(visible=False, equal_height=False, elem_id="teach-room") as room:
         with gr.Column(scale=3, min_width=320):
-            gr.HTML(html.step(1, "Show it what is right", _COLLECT), elem_id="teach-collect", apply_default_css=False)
+            gr.HTML(
+                render("step", number=1, title="Show it what is right", text=_COLLECT),
+                elem_id="teach-collect",
+                apply_default_css=False,
+            )
             with gr.Tabs(elem_id="teach-tabs"):
                 with gr.Tab("Correct", id="teach-correct", elem_id="tab-teach-correct"):
                     corrected = build_correction(desk, login, classified)
@@ -53,14 +53,18 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
                 with gr.Tab("Increment", id="teach-file", elem_id="tab-teach-file"):
                     tab = build_increment(desk, login)
         with gr.Column(scale=2, min_width=320):
-            gr.HTML(html.step(2, "Have it learn", _LEARN), elem_id="teach-learn", apply_default_css=False)
+            gr.HTML(
+                render("step", number=2, title="Have it learn", text=_LEARN),
+                elem_id="teach-learn",
+                apply_default_css=False,
+            )
             waiting = gr.HTML(elem_id="teach-waiting", apply_default_css=False)
             start = gr.Button("Learn from the corrections", variant="primary", elem_id="teach-start")
             put_away = gr.Button("Put them aside, unlearned", size="sm", visible=False, elem_id="teach-put-away")
-            outcome = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-start-outcome", apply_default_css=False)
+            outcome = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="teach-start-outcome", apply_default_css=False)
             progress = gr.HTML("", elem_id="teach-progress", apply_default_css=False)
             stop = gr.Button("Stop", variant="stop", visible=False, elem_id="teach-stop")
-            verdict = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-verdict", apply_default_css=False)
+            verdict = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="teach-verdict", apply_default_css=False)
             with gr.Row(visible=False, elem_id="teach-undo-row") as undo_row:
                 undo = gr.Button("Undo", size="sm", elem_id="teach-undo")
                 undo_drop = gr.Button("Undo, and discard what it learned from", size="sm", elem_id="teach-undo-drop")
@@ -86,48 +90,47 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
 
     def shut() -> list[Any]:
         off = gr.Timer(active=False)
-        closed = html.door(enabled=login.enabled, signed_in=False)
-        return ["shut", closed, gr.update(visible=False), off, off, *[gr.skip()] * (len(outputs) - 5)]
+        return ["shut", _door(login), gr.update(visible=False), off, off, *[gr.skip()] * (len(outputs) - 5)]
 
     def shown(view: View, increment: Increment | None) -> list[Any]:
         lines = view.job.log if view.job else ()
         return [
-            html.door(enabled=True, signed_in=True),
+            _door(login, signed_in=True),
             gr.update(visible=True),
             gr.Timer(active=view.changing),
             gr.Timer(active=not view.changing),
-            html.waiting(view.waiting),
+            render("waiting", count=view.waiting),
             gr.update(interactive=bool(view.waiting) and not view.running),
             gr.update(visible=bool(view.waiting) and not view.running),
             gr.update(interactive=increment is not None and not view.running),
-            html.progress(view.job),
+            render("progress", job=view.job),
             gr.update(visible=view.running),
-            html.verdict(view),
+            render("outcome", view=view),
             gr.update(visible=view.can_undo),
             gr.update(visible=bool(lines)),
             "\n".join(lines),
         ]
 
     async def learn(request: gr.Request) -> str:
-        require(login, request)
+        login.require(request)
         try:
             await teacher.start()
         except CifarLitError as error:
-            return problem(str(error))
+            return note(str(error), "problem")
         return ""
 
     async def learn_increment(increment: Increment | None, request: gr.Request) -> str:
-        require(login, request)
+        login.require(request)
         if increment is None:
-            return problem("Upload an increment first.")
+            return note("Upload an increment first.", "problem")
         try:
             await teacher.start(increment.path)
         except CifarLitError as error:
-            return problem(str(error))
+            return note(str(error), "problem")
         return ""
 
     async def end(request: gr.Request) -> str:
-        require(login, request)
+        login.require(request)
         await teacher.stop()
         return ""
 
@@ -138,20 +141,20 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
         return await bring_back(request, discard=True)
 
     async def bring_back(request: gr.Request, *, discard: bool) -> str:
-        require(login, request)
+        login.require(request)
         try:
             await teacher.undo(discard=discard)
         except CifarLitError as error:
-            return problem(str(error))
-        return html.done("The version before answers again.")
+            return note(str(error), "problem")
+        return note("The version before answers again.", "t-done")
 
     async def drop(request: gr.Request) -> str:
-        require(login, request)
+        login.require(request)
         try:
             await desk.put_away()
         except CifarLitError as error:
-            return problem(str(error))
-        return html.done("They were put aside.")
+            return note(str(error), "problem")
+        return note("They were put aside.", "t-done")
 
     inputs = [seen, tab.increment]
     gr.on(None, arrive, None, outputs, queue=False, **QUIET)  # when the page is loaded
@@ -170,3 +173,8 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
     ]
     for event in events:
         event.then(refresh, inputs, outputs, queue=False, **QUIET)
+
+
+def _door(login: Login, *, signed_in: bool = False) -> str:
+    """What stands before, or above, what only those may use who are signed in."""
+    return render("door", enabled=login.enabled, signed_in=signed_in, off=OFF)

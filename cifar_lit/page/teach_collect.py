@@ -10,19 +10,14 @@ from gradio.events import Dependency
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Answer
-from cifar_lit.page import teach_html as html
-from cifar_lit.page.answer import looking, problem, sorry
-from cifar_lit.page.choosing import brings_into_view
+from cifar_lit.page.answer import sorry
+from cifar_lit.page.guarded import QUIET
+from cifar_lit.page.rendering import SAYS_CHANGES, note, render, script
 from cifar_lit.page.teach_desk import Desk, Increment
-from cifar_lit.page.teach_guard import require
 from cifar_lit.serving.login import Login
 from cifar_lit.serving.uploads import MAX_FILES
 
-QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
-
-_SAYS_CHANGES = "element.setAttribute('aria-live', 'polite');"
-_COMES_INTO_VIEW = brings_into_view("#teach-picture", "#teach-add")
-_LOOK_FIRST = html.hint("What the network takes it for will stand here.")
+_LOOK_FIRST = note("What the network takes it for will stand here.")
 
 
 @dataclass(frozen=True)
@@ -67,43 +62,44 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
         with gr.Column(min_width=240):
             seen = gr.HTML(
                 _LOOK_FIRST,
-                js_on_load=_SAYS_CHANGES + _COMES_INTO_VIEW,
+                js_on_load=SAYS_CHANGES + script("into_view", FIRST="#teach-picture", LAST="#teach-add"),
                 elem_id="teach-seen",
                 apply_default_css=False,
             )
             again = gr.Button("Ask again", size="sm", visible=False, elem_id="teach-again")
     label = gr.Radio(list(CLASS_NAMES), label="It really shows", elem_id="teach-label")
     add = gr.Button("Add this correction", variant="primary", interactive=False, elem_id="teach-add")
-    outcome = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-outcome", apply_default_css=False)
+    outcome = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="teach-outcome", apply_default_css=False)
 
     async def look(upload: Any, request: gr.Request) -> list[Any]:
-        require(login, request)
+        login.require(request)
         if upload is None:
             return [None, _LOOK_FIRST, gr.update(interactive=False), gr.update(visible=False), ""]
         try:
             found = await desk.look(upload)
         except CifarLitError as error:
-            said = problem(sorry(error))
+            said = note(sorry(error), "problem")
             return [None, said, gr.update(interactive=False), gr.update(visible=True), ""]
-        return [found, html.answered(found), gr.update(interactive=True), gr.update(visible=True), ""]
+        return [found, render("correction", answer=found), gr.update(interactive=True), gr.update(visible=True), ""]
 
     async def correct(found: Answer | None, name: str | None, request: gr.Request) -> str:
-        require(login, request)
+        login.require(request)
         if found is None:
-            return problem("Choose a picture first.")
+            return note("Choose a picture first.", "problem")
         if not name:
-            return problem("Choose what it really shows.")
+            return note("Choose what it really shows.", "problem")
         said = found.prediction
         if name == said.prediction:
-            return problem(
+            return note(
                 f"{said.version} says {name} already. To have it learn the picture all the same, add it among the "
-                "labelled pictures."
+                "labelled pictures.",
+                "problem",
             )
         try:
             await desk.correct(found, name)
         except CifarLitError as error:
-            return problem(f"This can't be added: {error}")
-        return html.done(f"Added: it is {name}, not {said.prediction}.")
+            return note(f"This can't be added: {error}", "problem")
+        return note(f"Added: it is {name}, not {said.prediction}.", "t-done")
 
     looked = [answer, seen, add, again, outcome]
     picture.change(look, picture, looked, trigger_mode="always_last", **QUIET)
@@ -125,20 +121,20 @@ def build_labelled(desk: Desk, login: Login) -> Dependency:
         elem_id="teach-pictures",
     )
     add = gr.Button("Add these pictures", variant="primary", elem_id="teach-add-many")
-    outcome = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-many-outcome", apply_default_css=False)
+    outcome = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="teach-many-outcome", apply_default_css=False)
 
     async def add_all(uploads: Any, name: str | None, request: gr.Request) -> AsyncIterator[list[Any]]:
-        require(login, request)
+        login.require(request)
         if not uploads or not name:
-            yield [gr.skip(), problem("Choose pictures first." if name else "Choose what they show.")]
+            yield [gr.skip(), note("Choose pictures first." if name else "Choose what they show.", "problem")]
             return
-        yield [gr.skip(), looking()]
+        yield [gr.skip(), note("Looking at the picture …")]
         try:
             rows = await desk.add_all(uploads, name)
         except CifarLitError as error:
-            yield [gr.skip(), problem(str(error))]
+            yield [gr.skip(), note(str(error), "problem")]
         else:
-            yield [None, html.added(rows, name)]  # or a second click would add them once more
+            yield [None, render("added", rows=rows, label=name)]  # or a second click would add them once more
 
     return add.click(add_all, [files, label], [files, outcome], **QUIET)
 
@@ -146,29 +142,24 @@ def build_labelled(desk: Desk, login: Login) -> Dependency:
 def build_increment(desk: Desk, login: Login) -> IncrementTab:
     """Adds the components and events to the page that is being built."""
     increment = gr.State(None)
-    gr.HTML(
-        '<p class="t-hint">An .npz file with <code>x_new</code>, uint8 (n, 32, 32, 3), and <code>y_new</code>, '
-        "integers 0 to 9, (n,). It is checked before anything is learned from it.</p>",
-        elem_id="teach-increment-help",
-        apply_default_css=False,
-    )
+    gr.HTML(render("increment_help"), elem_id="teach-increment-help", apply_default_css=False)
     file = gr.File(label="An increment, up to 200 MiB", file_types=[".npz"], height=130, elem_id="teach-increment")
-    audit = gr.HTML("", js_on_load=_SAYS_CHANGES, elem_id="teach-audit", apply_default_css=False)
+    audit = gr.HTML("", js_on_load=SAYS_CHANGES, elem_id="teach-audit", apply_default_css=False)
     start = gr.Button("Learn from this increment", variant="primary", interactive=False, elem_id="teach-start-file")
 
     async def check(upload: Any, before: Increment | None, request: gr.Request) -> AsyncIterator[list[Any]]:
-        require(login, request)
+        login.require(request)
         desk.forget(before)
         if upload is None:
             yield [None, ""]
             return
-        yield [None, html.hint("Checking the increment …")]
+        yield [None, note("Checking the increment …")]
         try:
             found = await desk.take(upload)
         except CifarLitError as error:
-            yield [None, problem(f"This can't be checked: {error}")]
+            yield [None, note(f"This can't be checked: {error}", "problem")]
         else:
-            yield [found if found.readable else None, html.audited(found)]
+            yield [found if found.readable else None, render("audited", increment=found)]
 
     changed = file.change(check, [file, increment], [increment, audit], trigger_mode="always_last", **QUIET)
     return IncrementTab(increment, start, changed)

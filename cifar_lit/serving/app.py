@@ -14,7 +14,7 @@ from fastapi import FastAPI, Request
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cifar_lit.errors import CifarLitError
@@ -26,7 +26,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.inference_routes import PREFIX, add_inference
 from cifar_lit.serving.integrity import Integrity
-from cifar_lit.serving.login import MAX_FORM_BYTES, Login, add_login
+from cifar_lit.serving.login import Login
 from cifar_lit.serving.metrics import Metrics
 from cifar_lit.serving.quota import Quota
 from cifar_lit.serving.replies import RequestError, error_reply
@@ -131,19 +131,11 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     check_ready = partial(_check_ready, service, decoder)
     add_rest(app, service, metrics, admission, check_ready, integrity)
     add_inference(app, service, admission, check_ready)
-    if add_page is not None:
-        add_login(app, login)
-    methods: dict[str, set[str]] = {}
-    for route in app.routes:
-        if isinstance(route, Route):
-            methods.setdefault(route.path, set()).update(route.methods or ())
-    for path, allowed in methods.items():
-        app.router.routes.append(Route(path, _MethodNotAllowed(allowed), include_in_schema=False))
     app.add_exception_handler(CifarLitError, _on_error)
-
-    (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
     if add_page is not None:
         add_page(app, service, admission, metrics, teacher)
+    _refuse_other_methods(app)
+    (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
     app.add_middleware(_Shortcut, route=predict)
     app.add_middleware(
         RequestLimitsMiddleware,
@@ -195,8 +187,6 @@ def _check_ready(service: Service, decoder: Decoder) -> None:
 
 
 def _max_body(path: str, content_type: str) -> int:
-    if path in ("/login", "/logout"):
-        return MAX_FORM_BYTES
     if path == "/gradio_api/upload":
         return MAX_UPLOAD_BYTES
     return MAX_EVENT_BYTES if path.startswith("/gradio_api/") else max_body(path, content_type)
@@ -227,9 +217,18 @@ class _Shortcut:
         await response(scope, receive, send)
 
 
-class _MethodNotAllowed:
-    """Stands behind a route, so that another method does not get through to the page."""
+def _refuse_other_methods(app: FastAPI) -> None:
+    """So that they do not get through to the page, which is mounted below all paths."""
+    methods: dict[str, set[str]] = {}
+    for route in app.routes:
+        if isinstance(route, Route):
+            methods.setdefault(route.path, set()).update(route.methods or ())
+    for path, allowed in methods.items():
+        app.router.routes.append(Route(path, _MethodNotAllowed(allowed), include_in_schema=False))
+    app.router.routes.sort(key=lambda route: isinstance(route, Mount))
 
+
+class _MethodNotAllowed:
     def __init__(self, allowed: Collection[str]) -> None:
         self._allowed = ", ".join(sorted(allowed))
 

@@ -1,9 +1,10 @@
 """The image files in the body of a request: a multipart form, or a raw image. Decodes nothing."""
 
 from dataclasses import dataclass
+from io import BytesIO
 
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import File, FormParser, parse_options_header
 
 from cifar_lit.errors import ImageError
 
@@ -60,74 +61,58 @@ def read_uploads(body: bytes, content_type: str) -> list[Upload]:
     return uploads
 
 
-class _Form:
-    """Collects the parts of a form as the parser meets them."""
+def boundary_of(content_type: str) -> bytes:
+    """What stands between the parts of a form.
 
-    def __init__(self) -> None:
-        self.uploads: list[Upload] = []
-        self.others: list[str] = []
-        self.complete = False
-        self._headers: dict[bytes, bytes] = {}
-        self._name, self._value, self._data = bytearray(), bytearray(), bytearray()
-
-    def on_part_begin(self) -> None:
-        self._headers, self._data = {}, bytearray()
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        self._headers[bytes(self._name).lower()] = bytes(self._value)
-        self._name, self._value = bytearray(), bytearray()
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        self._data += data[start:end]
-
-    def on_part_end(self) -> None:
-        options = options_of(self._headers.get(b"content-disposition", b""))
-        name = options.get(b"name", b"").decode("utf-8", "replace")
-        if name != FIELD:
-            self.others.append(name[:80])
-            return
-        if len(self.uploads) == MAX_FILES:
-            raise ImageError(f"the form has more than {MAX_FILES} files. Send the others in another.", "too_large")
-        filename = options.get(b"filename", b"").decode("utf-8", "replace")
-        self.uploads.append(Upload(filename, bytes(self._data)))
-
-    def on_end(self) -> None:
-        self.complete = True
+    Raises:
+        ImageError: the type is no form's, or has no boundary.
+    """
+    # The time for options grows with the square of their number.
+    options = parse_options_header(content_type)[1] if content_type.count(";") <= _MAX_OPTIONS else {}
+    boundary = options.get(b"boundary")
+    if not is_form(content_type) or not boundary:
+        raise ImageError(f"the Content-Type is no form's, or names no boundary. {_ADVICE}", "malformed")
+    return boundary
 
 
 def _of_form(body: bytes, content_type: str) -> list[Upload]:
-    boundary = options_of(content_type.encode("latin-1", "replace")).get(b"boundary")
-    if not boundary:
-        raise ImageError(f"the form's Content-Type names no boundary. {_ADVICE}", "malformed")
+    boundary = boundary_of(content_type)
     # Millions of tiny parts would keep the parser, which is Python, busy for a quarter of a minute.
     if body.count(b"\r\n--" + boundary) > _MAX_PARTS:
         raise ImageError(
             f"the form has more than {_MAX_PARTS} parts. Send files alone, at most {MAX_FILES}.", "too_large"
         )
-    form = _Form()
-    names = ("on_part_begin", "on_header_field", "on_header_value", "on_header_end", "on_part_data", "on_part_end")
-    callbacks = {name: getattr(form, name) for name in (*names, "on_end")}
+    uploads: list[Upload] = []
+    others: list[str] = []
+    ends: list[bool] = []
+
+    def add(name: bytes | None, filename: bytes, data: bytes) -> None:
+        if name != FIELD.encode():
+            others.append((name or b"").decode("utf-8", "replace")[:80])
+        elif len(uploads) == MAX_FILES:
+            raise ImageError(f"the form has more than {MAX_FILES} files. Send the others in another.", "too_large")
+        else:
+            uploads.append(Upload(filename.decode("utf-8", "replace"), data))
+
+    def on_file(file: File) -> None:
+        assert isinstance(file.file_object, BytesIO)
+        add(file.field_name, file.file_name or b"", file.file_object.getvalue())
+
     try:
-        parser = MultipartParser(boundary, callbacks)  # type: ignore[arg-type]
+        parser = FormParser(
+            "multipart/form-data",
+            lambda field: add(field.field_name, b"", field.value or b""),
+            on_file,
+            lambda: ends.append(True),
+            boundary,
+            config={"MAX_MEMORY_FILE_SIZE": len(body)},
+        )
         parser.write(body)
-        parser.finalize()
     except FormParserError as error:
         raise ImageError(f"the form can't be read ({error}). {_ADVICE}", "malformed") from error
-    if not form.complete:
+    if not ends:
         raise ImageError(f"the form ends before its last boundary. {_ADVICE}", "malformed")
-    if not form.uploads:
-        others = f" (it has {', '.join(map(repr, form.others))})" if form.others else ""
-        raise ImageError(f"the form has no part {FIELD!r}{others}, expected at least one with a picture.", "invalid")
-    return form.uploads
-
-
-def options_of(header: bytes) -> dict[bytes, bytes]:
-    if header.count(b";") > _MAX_OPTIONS:  # the time for them grows with the square of their number
-        raise ImageError(f"a header has more than {_MAX_OPTIONS} semicolons. {_ADVICE}", "malformed")
-    return parse_options_header(header)[1]
+    if not uploads:
+        found = f" (it has {', '.join(map(repr, others))})" if others else ""
+        raise ImageError(f"the form has no part {FIELD!r}{found}, expected at least one with a picture.", "invalid")
+    return uploads

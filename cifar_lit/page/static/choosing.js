@@ -1,20 +1,7 @@
-"""What the page's script does around the choice of a picture, in every tab.
-
-Gradio's components refuse a file by its type, which browsers take from its name, and many know no HEIC. The server goes
-by the content, so a file of no image type is given one. What is too large is not sent at all.
-"""
-
-import json
-
-import gradio as gr
-
-from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.page.uploads import TOO_LARGE
-
-_CONSTANTS = f"""
-const MAX_BYTES = {MAX_BYTES}, TOO_LARGE = {json.dumps(TOO_LARGE)}, INPUT = 'input[type=file][accept="image/*"]';
-"""
-_SCRIPT = """
+// What is done around the choice of a picture, in every tab: MAX_BYTES, and TOO_LARGE, which is said of larger files.
+// Gradio's components refuse a file by its type, which browsers take from its name, and many know no HEIC. The server
+// goes by the content, so a file of no image type is given one. What is too large is not sent at all.
+const INPUT = 'input[type=file][accept="image/*"]';
 element.setAttribute('aria-live', 'polite');
 const fits = (file) => file.size <= MAX_BYTES;
 const isImage = (file) => file.type.startsWith('image/');
@@ -55,25 +42,3 @@ for (const type of ['error', 'load']) document.addEventListener(type, (event) =>
 
 // Without https, browsers give a page neither the camera nor the clipboard.
 document.documentElement.classList.toggle('insecure', !isSecureContext);
-"""
-
-
-def build_choosing() -> None:
-    """Adds the script, and the place for what it says, to the page that is being built."""
-    gr.HTML("", js_on_load=_CONSTANTS + _SCRIPT, elem_id="choosing", apply_default_css=False)
-
-
-def brings_into_view(first: str, last: str) -> str:
-    """A script for a `gr.HTML` with an answer: when it has come, what belongs to it is brought onto the screen.
-
-    Args:
-        first: CSS selector of the top of what is to be seen.
-        last: that of its bottom.
-    """
-    return f"""watch('value', () => requestAnimationFrame(() => {{
-  const first = document.querySelector('{first}'), last = document.querySelector('{last}');
-  if (!first || !last) return;
-  if (first.getBoundingClientRect().top >= 0 && last.getBoundingClientRect().bottom <= innerHeight) return;
-  const still = matchMedia('(prefers-reduced-motion: reduce)').matches;
-  first.scrollIntoView({{block: 'start', behavior: still ? 'auto' : 'smooth'}});
-}}));"""
