@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cifar_lit.data.images import encode_png
 from cifar_lit.errors import CifarLitError, ImageError
 from cifar_lit.inference.predictor import Prediction
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -43,7 +43,7 @@ def remark(prediction: Prediction) -> str:
     )
 
 
-def noted(answer: Answer) -> str:
+def noted(answer: ServedPrediction) -> str:
     """What of the file was not looked at, as a sentence after others; empty if nothing was left."""
     return f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
 
@@ -74,7 +74,7 @@ def problem(sentence: str) -> str:
     return f'<p class="problem">{escape(sentence)}</p>'
 
 
-def verdict(answer: Answer) -> str:
+def verdict(answer: ServedPrediction) -> str:
     """The class, how much that is worth, and the probability of each class as a bar."""
     prediction = answer.prediction
     bars = "\n".join(
@@ -90,7 +90,7 @@ def verdict(answer: Answer) -> str:
 </tbody></table>"""
 
 
-def details(answer: Answer, heat: npt.NDArray[np.float32]) -> str:
+def details(answer: ServedPrediction, heat: npt.NDArray[np.float32]) -> str:
     """What the network saw, where it looked, who answered and how long it took.
 
     Args:
@@ -126,17 +126,17 @@ def details(answer: Answer, heat: npt.NDArray[np.float32]) -> str:
 <p>{_CAVEAT}</p></div></div>"""
 
 
-def table(rows: Sequence[tuple[str, Answer | str]]) -> str:
+def table(rows: Sequence[tuple[str, ServedPrediction | str]]) -> str:
     """Answers to several pictures.
 
     Args:
         rows: of each picture its name, and its answer or what was wrong with it.
     """
     body = "\n".join(_row(name, outcome) for name, outcome in rows)
-    num_answered = sum(isinstance(outcome, Answer) for _, outcome in rows)
+    num_answered = sum(isinstance(outcome, ServedPrediction) for _, outcome in rows)
     return f"""<div class="scroll"><table class="answers">
 <caption>{num_answered} of {len(rows)} pictures classified</caption>
-<thead><tr><th scope="col">Seen</th><th scope="col">File</th><th scope="col">Answer</th></tr></thead><tbody>
+<thead><tr><th scope="col">Seen</th><th scope="col">File</th><th scope="col">ServedPrediction</th></tr></thead><tbody>
 {body}
 </tbody></table></div>"""
 
@@ -166,7 +166,7 @@ def _ranked(prediction: Prediction) -> list[tuple[str, float]]:
     return sorted(prediction.probabilities.items(), key=lambda item: -item[1])
 
 
-def _row(name: str, outcome: Answer | str) -> str:
+def _row(name: str, outcome: ServedPrediction | str) -> str:
     shown = f'<td class="name" title="{escape(name)}">{escape(name)}</td>'
     if isinstance(outcome, str):
         return f'<tr><td></td>{shown}<td class="problem">{escape(outcome)}</td></tr>'

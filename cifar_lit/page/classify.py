@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
-from cifar_lit.inference.service import Answer, Service
+from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.page import answer as shown
 from cifar_lit.page.choosing import brings_into_view
 from cifar_lit.page.examples import load_examples
@@ -29,7 +29,7 @@ _CHOOSES = """element.addEventListener('click', (event) => {
 });"""
 
 Pixels = npt.NDArray[np.uint8]
-Outcome = Answer | str
+Outcome = ServedPrediction | str
 
 
 @dataclass
@@ -142,7 +142,7 @@ async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
         InputError: there are too many.
     """
 
-    async def answer(upload: Any) -> Answer:
+    async def answer(upload: Any) -> ServedPrediction:
         return await service.predict(await read_picture(upload))
 
     return await do_for_each(uploads, answer, shown.sorry)

@@ -16,7 +16,7 @@ from cifar_lit.registry.version import Version
 _MAX_TEXT = 100_000
 _NOTHING = "–"
 _PUBLISHED = "published"  # what the registry enters where its caller gives no reason
-_STANDING = {"promoted": "good", "candidate": "plain", "rejected": "bad"}
+_STATUS = {"promoted": "good", "candidate": "plain", "rejected": "bad"}
 _WHY = {"promoted": "Why it was promoted", "candidate": "Why it is a candidate", "rejected": "Why it was rejected"}
 _UNDECIDED = "nobody has decided about it yet"
 
@@ -35,7 +35,7 @@ def version_list(entries: Sequence[Entry], served_id: str | None, chosen_id: str
         return '<p class="m-empty">There is no version yet. <code>cifar-lit fit</code> makes one.</p>'
     rows = "".join(_row(entry, entry.id == served_id, entry.id == chosen_id) for entry in reversed(entries))
     return f"""<div class="m-scroll" role="region" aria-label="All versions" tabindex="0"><table class="m-list">
-<thead><tr><th>Version</th><th>Standing</th><th>Made from</th><th>Date (UTC)</th><th class="m-num">Validation</th>
+<thead><tr><th>Version</th><th>Status</th><th>Made from</th><th>Date (UTC)</th><th class="m-num">Validation</th>
 <th class="m-num">Test</th><th>Why</th></tr></thead>
 <tbody>{rows}</tbody></table></div>"""
 
@@ -74,7 +74,7 @@ def _reason(manifest: Manifest) -> str:
 def badges(entry: Entry, is_served: bool) -> str:
     found = [badge("answers now", "accent")] if is_served else []
     if entry.manifest is not None:
-        found.append(badge(entry.manifest.standing, _STANDING[entry.manifest.standing]))
+        found.append(badge(entry.manifest.status, _STATUS[entry.manifest.status]))
     if entry.problem:
         found.append(badge("damaged", "bad"))
     return " ".join(found)
@@ -104,7 +104,7 @@ def details(entry: Entry, is_served: bool, registry: Registry) -> str:
     pictures = files.picture("report/confusion_matrix.png", "Which classes are taken for which")
     pictures += files.picture("report/curves.png", "How training went")
     return f"""<section class="m-details" aria-labelledby="model-chosen">{head}{trouble}
-<p class="m-reason"><strong>{_WHY[manifest.standing]}:</strong> {escape(_reason(manifest))}</p>
+<p class="m-reason"><strong>{_WHY[manifest.status]}:</strong> {escape(_reason(manifest))}</p>
 <dl class="m-facts">{facts}</dl>
 {f"<h4>What it learned and lost against {escape(str(manifest.parent))}</h4>{forgetting}" if forgetting else ""}
 {f"<h4>How well it does</h4>{report}{pictures}" if report or pictures else "<p>No report came with it.</p>"}

@@ -30,16 +30,18 @@ _LEARN = (
 )
 
 
-def build_teach(service: Service, teacher: FineTuneService, login: Login, classified: gr.Image | None = None) -> None:
+def build_teach(
+    service: Service, fine_tuning: FineTuneService, login: Login, classified: gr.Image | None = None
+) -> None:
     """Adds the tab's components and events to the page that is being built.
 
     Args:
         service: answers pictures.
-        teacher: learns.
+        fine_tuning: keeps corrections, checks increments and fine-tunes.
         login: knows who may.
         classified: where the picture is that the visitor had classified, so that it can be corrected.
     """
-    desk = Desk(service, teacher)
+    desk = Desk(service, fine_tuning)
     gr.HTML(f"<style>{CSS}</style>", elem_id="teach-style", visible="hidden")
     door = gr.HTML(html.door(enabled=login.enabled, signed_in=False), elem_id="teach-door", apply_default_css=False)
     with gr.Row(visible=False, equal_height=False, elem_id="teach-room") as room:
@@ -111,7 +113,7 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
     async def learn(request: gr.Request) -> str:
         require(login, request)
         try:
-            await teacher.start()
+            await fine_tuning.start()
         except CifarLitError as error:
             return problem(str(error))
         return ""
@@ -121,14 +123,14 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
         if increment is None:
             return problem("Upload an increment first.")
         try:
-            await teacher.start(increment.path)
+            await fine_tuning.start(increment.path)
         except CifarLitError as error:
             return problem(str(error))
         return ""
 
     async def end(request: gr.Request) -> str:
         require(login, request)
-        await teacher.stop()
+        await fine_tuning.stop()
         return ""
 
     async def undo_it(request: gr.Request) -> str:
@@ -140,7 +142,7 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
     async def bring_back(request: gr.Request, *, discard: bool) -> str:
         require(login, request)
         try:
-            await teacher.undo(discard=discard)
+            await fine_tuning.undo(discard=discard)
         except CifarLitError as error:
             return problem(str(error))
         return html.done("The version before answers again.")

@@ -9,7 +9,7 @@ from gradio.events import Dependency
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import CifarLitError
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.page import teach_html as html
 from cifar_lit.page.answer import looking, problem, sorry
 from cifar_lit.page.choosing import brings_into_view
@@ -87,7 +87,7 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
             return [None, said, gr.update(interactive=False), gr.update(visible=True), ""]
         return [found, html.answered(found), gr.update(interactive=True), gr.update(visible=True), ""]
 
-    async def correct(found: Answer | None, name: str | None, request: gr.Request) -> str:
+    async def correct(found: ServedPrediction | None, name: str | None, request: gr.Request) -> str:
         require(login, request)
         if found is None:
             return problem("Choose a picture first.")

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from cifar_lit.feedback.fine_tune_job import Figures, Job
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.page.answer import percent, picture, problem
 from cifar_lit.page.teach_desk import Increment, View
 from cifar_lit.serving.login import OFF
@@ -61,7 +61,7 @@ def door(*, enabled: bool, signed_in: bool) -> str:
     )
 
 
-def answered(answer: Answer) -> str:
+def answered(answer: ServedPrediction) -> str:
     """What the champion says of a picture that may have to be corrected."""
     found = answer.prediction
     _, second, *_ = sorted(found.probabilities.items(), key=lambda item: -item[1])
@@ -74,9 +74,9 @@ def answered(answer: Answer) -> str:
     )
 
 
-def added(rows: Sequence[tuple[str, Answer | str]], label: str) -> str:
+def added(rows: Sequence[tuple[str, ServedPrediction | str]], label: str) -> str:
     """Which pictures were added as a class, and why the others were not."""
-    seen = "".join(picture(each.pixels, name) for name, each in rows if isinstance(each, Answer))
+    seen = "".join(picture(each.pixels, name) for name, each in rows if isinstance(each, ServedPrediction))
     wrong = [(name, each) for name, each in rows if isinstance(each, str)]
     num_added = len(rows) - len(wrong)
     found = f'<p class="t-done">{num_added} of {_count(len(rows), "picture")} added as {escape(label)}.</p>'
@@ -101,8 +101,8 @@ def audited(increment: Increment) -> str:
         else problem(f"There are errors in {increment.name}. A fine-tuning will leave out or refuse what is wrong.")
     )
     found = f'{head}<pre class="t-text" tabindex="0" aria-label="What the check found">{escape(audit.text)}</pre>'
-    if audit.picture is not None:
-        data = base64.b64encode(audit.picture.read_bytes()).decode()
+    if audit.image is not None:
+        data = base64.b64encode(audit.image.read_bytes()).decode()
         found += (
             '<figure class="t-doubts"><figcaption>The most doubtful labels</figcaption>'
             '<img alt="Pictures whose labels the network doubts; the text names them" '
