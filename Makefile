@@ -48,7 +48,7 @@ test-quick: $(DEV)  ## what takes under a minute: no server, no browser, no trai
 test-slow: $(DEV)
 	$(BIN)/pytest -m slow
 
-loadtest: $(DEV)  ## 20 users for 30 s against a server of its own; fails on any wrong answer or a slow p95
+loadtest: $(DEV)  ## 20 users for 30 s against a server of its own; fails on any wrong prediction or a slow p95
 	$(BIN)/python benchmarks/loadtest.py
 
 lint: $(DEV)

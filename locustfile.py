@@ -1,7 +1,7 @@
 """Loads a running server as visitors do: `locust --host http://127.0.0.1:7860`, or `make loadtest`.
 
-RestUser posts pictures to /predict; PageUser speaks the page's own protocol. Both send real pictures in several sizes
-and formats, wait 1 to 3 s, and look at every answer: a wrong one counts as a failure, whatever its status says.
+RestUser posts images to /predict; PageUser speaks the page's own protocol. Both send real images in several sizes
+and formats, wait 1 to 3 s, and look at every response: a wrong one counts as a failure, whatever its status says.
 This is a client: it shares no code with the server.
 """
 
@@ -22,14 +22,14 @@ SIZES = [int(size) for size in os.environ.get("CIFAR_LIT_SIZES", "32,64,128,224"
 FORMATS = ("jpeg", "png", "webp")
 
 
-def pictures() -> list[tuple[str, bytes]]:
-    """Names and contents: the photographs of CIFAR_LIT_PICTURES (a folder), else the one in docs/."""
-    folder = Path(os.environ.get("CIFAR_LIT_PICTURES", Path(__file__).parent / "docs"))
+def images() -> list[tuple[str, bytes]]:
+    """Names and contents: the photographs of CIFAR_LIT_IMAGES (a folder), else the one in docs/."""
+    folder = Path(os.environ.get("CIFAR_LIT_IMAGES", Path(__file__).parent / "docs"))
     found = sorted(
         path for path in folder.rglob("*") if path.suffix in (".jpg", ".jpeg", ".png") and "page" not in path.name
     )
     if not found:
-        raise SystemExit(f"{folder}: there is no .jpg or .png in it. Name another folder in CIFAR_LIT_PICTURES.")
+        raise SystemExit(f"{folder}: there is no .jpg or .png in it. Name another folder in CIFAR_LIT_IMAGES.")
     made = []
     for number, path in enumerate(found[:20]):
         photograph = Image.open(path).convert("RGB")
@@ -41,37 +41,37 @@ def pictures() -> list[tuple[str, bytes]]:
     return made
 
 
-PICTURES = pictures()
+IMAGES = images()
 
 
-def complaint(answer: Any, filename: str | None = None) -> str | None:
-    """What is wrong with an answer; None if nothing is."""
-    if not isinstance(answer, dict):
-        return f"not an object: {str(answer)[:100]}"
-    probs = answer.get("probabilities")
+def complaint(response: Any, filename: str | None = None) -> str | None:
+    """What is wrong with a response; None if nothing is."""
+    if not isinstance(response, dict):
+        return f"not an object: {str(response)[:100]}"
+    probs = response.get("probabilities")
     if not isinstance(probs, dict) or tuple(sorted(probs)) != CLASS_NAMES:
         return f"not the ten classes: {str(probs)[:100]}"
     if abs(sum(probs.values()) - 1) > 1e-6:
         return f"probabilities sum to {sum(probs.values())}"
     best = max(probs, key=probs.__getitem__)
-    if answer.get("prediction") != best or answer.get("confidence") != probs[best]:
-        return f"predicts {answer.get('prediction')}, but {best} is the most probable"
-    if not str(answer.get("version", "")).startswith("v"):
+    if response.get("prediction") != best or response.get("confidence") != probs[best]:
+        return f"predicts {response.get('prediction')}, but {best} is the most probable"
+    if not str(response.get("version", "")).startswith("v"):
         return "names no version"
-    if filename is not None and answer.get("filename") != filename:
-        return f"is about {answer.get('filename')}, asked was {filename}"
+    if filename is not None and response.get("filename") != filename:
+        return f"is about {response.get('filename')}, asked was {filename}"
     return None
 
 
 class RestUser(FastHttpUser):
-    """Posts a picture to /predict."""
+    """Posts an image to /predict."""
 
     weight = 3
     wait_time = between(1, 3)
 
     @task
     def predict(self) -> None:
-        name, content = random.choice(PICTURES)
+        name, content = random.choice(IMAGES)
         with self.client.post(
             "/predict", files={"file": (name, content)}, name="REST", catch_response=True
         ) as response:
@@ -82,7 +82,7 @@ class RestUser(FastHttpUser):
 
 
 class PageUser(FastHttpUser):
-    """Does what the page does in a browser: uploads a picture, and runs the event that answers it."""
+    """Does what the page does in a browser: uploads an image, and runs the event that classifies it."""
 
     weight = 1
     wait_time = between(1, 3)
@@ -93,24 +93,24 @@ class PageUser(FastHttpUser):
 
     @task
     def classify(self) -> None:
-        name, content = random.choice(PICTURES)
+        name, content = random.choice(IMAGES)
         uploaded = self.client.post("/gradio_api/upload", files={"files": (name, content)}, name="page: upload").json()
-        picture = {"path": uploaded[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-        order = {"data": [picture], "fn_index": self.function, "session_hash": f"{random.getrandbits(64):x}"}
+        image = {"path": uploaded[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
+        order = {"data": [image], "fn_index": self.function, "session_hash": f"{random.getrandbits(64):x}"}
         with self.client.post(
-            "/gradio_api/run/predict", json=order, name="page: answer", catch_response=True
+            "/gradio_api/run/predict", json=order, name="page: predict", catch_response=True
         ) as response:
             if response.status_code != 200:
                 response.failure(f"{response.status_code}: {response.text[:200]}")
             elif wrong := self._complaint(response.json()):
                 response.failure(wrong)
 
-    def _complaint(self, answer: Any) -> str | None:
+    def _complaint(self, response: Any) -> str | None:
         try:
-            label, sentence = answer["data"][:2]
+            label, sentence = response["data"][:2]
             probs = {each["label"]: each["confidence"] for each in label["confidences"]}
         except (KeyError, TypeError, ValueError):
-            return f"no answer: {str(answer)[:200]}"
+            return f"no prediction: {str(response)[:200]}"
         version = sentence.rsplit(" ", 1)[-1].rstrip(".")
         shown = {"prediction": label["label"], "confidence": max(probs.values()), "probabilities": probs}
         return complaint({**shown, "version": version})
@@ -118,7 +118,7 @@ class PageUser(FastHttpUser):
 
 @events.quitting.add_listener
 def judge(environment: Environment, **_: Any) -> None:
-    """Ends with status 1 after any failure, or if 95 % of REST's answers took longer than the limit."""
+    """Ends with status 1 after any failure, or if 95 % of REST's responses took longer than the limit."""
     total = environment.stats.total
     for name in sorted({each for each, _ in environment.stats.entries}):
         (entry,) = [value for (each, _), value in environment.stats.entries.items() if each == name]

@@ -11,7 +11,7 @@ from cifar_lit.registry.weights import load_network
 
 
 class ByNetwork:
-    """Answers with one thread, and the fields that `cifar-lit serve` answers with."""
+    """Predicts with one thread; gives the fields that `cifar-lit serve` gives."""
 
     def __init__(self) -> None:
         torch.set_num_threads(1)
@@ -26,11 +26,11 @@ class ByNetwork:
 
     @torch.inference_mode()
     def predict(self, images: Tensor) -> list[dict[str, Any]]:
-        """Answers to images, uint8 (N, 32, 32, 3)."""
+        """Predictions for images, uint8 (N, 32, 32, 3)."""
         rows = self.network(images.permute(0, 3, 1, 2)).softmax(1).tolist()
-        return [self._answer(row) for row in rows]
+        return [self._prediction(row) for row in rows]
 
-    def _answer(self, probs: list[float]) -> dict[str, Any]:
+    def _prediction(self, probs: list[float]) -> dict[str, Any]:
         confidence = max(probs)
         return {
             "prediction": self.class_names[probs.index(confidence)],

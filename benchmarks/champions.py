@@ -19,7 +19,7 @@ async def changes(server: Server, num_requests: int, num_changes: int) -> dict[s
     from cifar_lit.registry.registry import Registry
 
     registry = Registry(server.registry)
-    expected = {each: answers_of(registry, each, server.bodies) for each in ("v0001", "v0002")}
+    expected = {each: predictions_of(registry, each, server.bodies) for each in ("v0001", "v0002")}
     wrong: Counter[str] = Counter()
     by_version: Counter[str] = Counter()
     done = 0
@@ -41,10 +41,10 @@ async def changes(server: Server, num_requests: int, num_changes: int) -> dict[s
             if reply.status != 200:
                 wrong[f"status {reply.status}"] += 1
                 continue
-            answer = json.loads(reply.body)
-            by_version[answer["version"]] += 1
-            target = expected[answer["version"]][number % len(server.bodies)]
-            if max(abs(answer["probabilities"][name] - value) for name, value in target.items()) > 1e-6:
+            prediction = json.loads(reply.body)
+            by_version[prediction["version"]] += 1
+            target = expected[prediction["version"]][number % len(server.bodies)]
+            if max(abs(prediction["probabilities"][name] - value) for name, value in target.items()) > 1e-6:
                 wrong["probabilities of another version"] += 1
         connection.close()
 
@@ -67,7 +67,7 @@ async def changes(server: Server, num_requests: int, num_changes: int) -> dict[s
         "champion_changes": made,
         "requests": len(latencies),
         "failed_or_wrong": dict(wrong),
-        "answers_by_version": dict(by_version),
+        "predictions_by_version": dict(by_version),
         "per_second": round(len(latencies) / seconds, 1),
         **percentiles(latencies),
     }
@@ -79,7 +79,7 @@ async def broken(server: Server) -> dict[str, Any]:
     from cifar_lit.registry.registry import Registry
 
     registry = Registry(server.registry)
-    expected = answers_of(registry, "v0001", server.bodies)
+    expected = predictions_of(registry, "v0001", server.bodies)
     stop = False
     wrong: Counter[str] = Counter()
     latencies: list[float] = []
@@ -91,13 +91,13 @@ async def broken(server: Server) -> dict[str, Any]:
             number += 1
             reply = await connection.ask(server.request(number))
             latencies.append(reply.seconds)
-            answer = json.loads(reply.body)
+            prediction = json.loads(reply.body)
             target = expected[number % len(server.bodies)]
             if reply.status != 200:
                 wrong[f"status {reply.status}"] += 1
-            elif answer["version"] != "v0001":
-                wrong[f"answered by {answer['version']}"] += 1
-            elif max(abs(answer["probabilities"][name] - value) for name, value in target.items()) > 1e-6:
+            elif prediction["version"] != "v0001":
+                wrong[f"made by {prediction['version']}"] += 1
+            elif max(abs(prediction["probabilities"][name] - value) for name, value in target.items()) > 1e-6:
                 wrong["other probabilities"] += 1
         connection.close()
 
@@ -121,7 +121,7 @@ async def broken(server: Server) -> dict[str, Any]:
                     reasons[name] = "NOT REFUSED"
                     break
                 await asyncio.sleep(0.05)
-            await asyncio.to_thread(mend, registry, victim)
+            await asyncio.to_thread(restore, registry, victim)
             while (await server.get("/version"))["refused"] is not None and time.monotonic() < until:
                 await asyncio.sleep(0.05)
         return reasons
@@ -140,7 +140,7 @@ async def broken(server: Server) -> dict[str, Any]:
     }
 
 
-def answers_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[str, float]]:
+def predictions_of(registry: Any, version: str, bodies: list[bytes]) -> list[dict[str, float]]:
     from cifar_lit.inference.predictor import Predictor
 
     predictor = Predictor.from_version(registry.get(version))
@@ -181,12 +181,12 @@ def copy_of_first(registry: Any) -> Path:
 
     folder = publish_as_first(registry, load_network(registry.get("v0001")))
     manifest = json.loads((folder / "manifest.json").read_bytes())
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "standing": "promoted"}))
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "status": "promoted"}))
     assert registry.resolve(LATEST).id == "v0001"
     return folder
 
 
-def mend(registry: Any, victim: Path) -> None:
+def restore(registry: Any, victim: Path) -> None:
     (registry.root / "champion").unlink(missing_ok=True)
     (registry.root / "champion").write_text("v0001\n")
     if victim.is_dir() and not victim.is_symlink():

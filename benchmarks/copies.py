@@ -83,7 +83,7 @@ ALTERATIONS: dict[str, Change] = {
 
 
 def difference_hash(images: Tensor) -> Tensor:
-    """128 bits: is a place of an 8x9 (9x8) picture brighter than the one before it."""
+    """128 bits: is a place of an 8x9 (9x8) image brighter than the one before it."""
     grey = images.float().mean(1, keepdim=True)
     across = interpolate(grey, size=(8, 9), mode="bilinear", antialias=True)
     down = interpolate(grey, size=(9, 8), mode="bilinear", antialias=True)
@@ -171,14 +171,14 @@ def main() -> None:
     _, seconds_few = timed(lambda: similar.matches(train.images[rows[:500]], everything))
     _, seconds_all = timed(lambda: similar.matches((train.images // 2) * 2, everything))
     alarmed = (alarms >= 0).nonzero().squeeze(1)
-    pictures, theirs = train.images.permute(0, 3, 1, 2), test.images.permute(0, 3, 1, 2)
+    train_images, test_images = train.images.permute(0, 3, 1, 2), test.images.permute(0, 3, 1, 2)
     if arguments.grid is not None:
         mine, other = train.images[alarmed], test.images[alarms[alarmed]]
         alike = [
             (similar._fine(mine, mirrored=flip) * similar._fine(other)).sum(1) for flip in (False, True)
         ]  # a pair counts in the orientation in which it is more alike
         order = torch.maximum(*alike).argsort()
-        draw_pairs(arguments.grid, pictures[alarmed[order]], theirs[alarms[alarmed[order]]])
+        draw_pairs(arguments.grid, train_images[alarmed[order]], test_images[alarms[alarmed[order]]])
     result = {
         "benchmark": f"copies: {arguments.images:,} training images altered in {len(altered)} ways",
         "thresholds": {"fine": similar.FINE_CORRELATION, "coarse": similar.COARSE_CORRELATION},
@@ -188,7 +188,7 @@ def main() -> None:
         "training_images_said_to_be_test_images": len(alarmed),
         "test_images_said_to_be_training_images": len(alarms[alarmed].unique()),
         "others_at_the_same_recall": {
-            name: alarms_of(vectors, images, list(altered.values()), total, pictures, theirs)
+            name: alarms_of(vectors, images, list(altered.values()), total, train_images, test_images)
             for name, vectors in OTHERS.items()
         },
         "seconds": {

@@ -2,7 +2,7 @@
 
     CIFAR_LIT_DATA=dir python benchmarks/endurance.py [changes|broken|overload|slow ...]
 
-changes    200 champion changes during 100,000 requests: none fails, and each answer has the probabilities of the
+changes    200 champion changes during 100,000 requests: none fails, and each prediction has the probabilities of the
            version that it names.
 broken     every kind of broken version of tests/broken_versions.py becomes the champion under load: all are refused.
 overload   twice the capacity for 60 s, arrivals at a constant rate whatever the server does (open loop), on
@@ -10,7 +10,7 @@ overload   twice the capacity for 60 s, arrivals at a constant rate whatever the
 slow       a third of the capacity (open loop), in turn without others, beside 500 connections that send a byte now and
            then and came within 10 s (`spread`), and beside 500 that came all at once and keep time (`burst`).
 
-All on the shipped network and pictures of CIFAR-10 (JPEG) as raw JPEG bodies, server and client on the same machine.
+All on the shipped network and images of CIFAR-10 (JPEG) as raw JPEG bodies, server and client on the same machine.
 Ends with one JSON line for each, and keeps them in benchmarks/results/endurance.json.
 """
 
@@ -31,7 +31,7 @@ from typing import Any
 import torch
 import uvloop
 from champions import add_second, broken, changes
-from load import Connection, Server, closed_loop, open_loop, percentiles, pictures, serving
+from load import Connection, Server, closed_loop, images, open_loop, percentiles, serving
 
 HERE = Path(__file__).parent
 CONNECTED = 400
@@ -89,7 +89,7 @@ async def slow(server: Server, num_sockets: int, seconds: float, rounds: int) ->
 @contextlib.asynccontextmanager
 async def slow_sockets(server: Server, count: int, within_s: float, told: list[dict[str, Any]]) -> AsyncIterator[None]:
     """Connections that send a byte now and then, from a process of their own, so that they don't delay the others'
-    client; `told` gets what they were answered."""
+    client; `told` gets the responses."""
     command = [sys.executable, str(HERE / "slow_sockets.py"), str(server.port), str(count), str(within_s)]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe)
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="of slow")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    bodies = pictures()
+    bodies = images()
     path = HERE / "results" / "endurance.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
     for what in arguments.what:

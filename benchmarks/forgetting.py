@@ -10,7 +10,7 @@ parent was trained on. Four fifths are learned from, one fifth is held out. Four
 - ours, no old images: the same where the old images are not at hand, so that nothing is replayed;
 - DER++ (Buzzega et al., "Dark Experience for General Continual Learning", NeurIPS 2020), the strongest of the simple
   replay methods in the surveys, with the settings of its paper for CIFAR-10 (SGD 0.03, alpha 0.1, beta 0.5, equal parts
-  of new images, replayed answers and replayed labels), as many steps and images a step as ours;
+  of new images, replayed predictions and replayed labels), as many steps and images a step as ours;
 - the original's: 2 epochs on the new images alone, Adam 1e-3, batch 32, no augmentation.
 
 Accuracy on old images is that on the parent's validation split (4,500 or 4,100 images, never trained on); "own kind" is
@@ -162,7 +162,7 @@ def measure(way: str, case: str, parent: Parent, seed: int, folder: Path) -> dic
         "change_points": {name: round(-each.drop, 3) for name, each in both.items()},
         "before": {name: each.before.metrics["acc"] for name, each in both.items()},
         "flips": {name: [len(each.lost), len(each.gained), len(each)] for name, each in both.items()},
-        "gate": decision.standing,
+        "gate": decision.status,
         "reason": decision.reason,
     }
 

@@ -123,12 +123,12 @@ def measure(kind: str, change: Change, progenitor: Parent, seed: int, folder: Pa
     try:
         judged = fine_tuned(progenitor, data, seed)
     except IncrementError as error:
-        return {**row, "standing": "refused", "reason": str(error).replace(str(folder), "")}
+        return {**row, "status": "refused", "reason": str(error).replace(str(folder), "")}
     before = evaluate(progenitor.model.network, apart)
     both = {**judged.comparisons, "apart": Comparison(before, evaluate(judged.network, apart))}
     return {
         **row,
-        "standing": judged.verdict.standing,
+        "status": judged.verdict.status,
         "reason": judged.verdict.reason,
         "share": judged.share,
         "label_rank": round(Given(data.num_given).evidence(judged.comparisons).label_rank, 2),
@@ -159,19 +159,19 @@ def main() -> None:
             _keep(rows)
             for row in found:
                 print(
-                    json.dumps({name: row.get(name) for name in ("kind", "size", "standing", "share", "change_points")})
+                    json.dumps({name: row.get(name) for name in ("kind", "size", "status", "share", "change_points")})
                 )
     print(json.dumps(_keep(rows)))
 
 
 def _keep(rows: list[dict[str, object]]) -> dict[str, object]:
     """Writes what there is so far."""
-    counts = Counter((str(row["kind"]), str(row["standing"])) for row in rows)
+    counts = Counter((str(row["kind"]), str(row["status"])) for row in rows)
     result: dict[str, object] = {
         "benchmark": "increments that pass the gate, CIFAR-10 (JPEG)",
         "poisoned": {"promoted": _promoted(rows, "poisoned"), "of": sum(row["nature"] == "poisoned" for row in rows)},
         "good": {"promoted": _promoted(rows, "good"), "of": sum(row["nature"] == "good" for row in rows)},
-        "by_kind": {f"{kind}: {standing}": count for (kind, standing), count in counts.items()},
+        "by_kind": {f"{kind}: {status}": count for (kind, status), count in counts.items()},
     }
     about = {"torch": torch.__version__, "date": time.strftime("%Y-%m-%d"), "runs": rows}
     (HERE / "results" / "gate.json").write_text(json.dumps({**result, **about}, indent=2) + "\n")
@@ -190,7 +190,7 @@ def _task(task: tuple[str, str, int, int, Path, Path]) -> list[dict[str, object]
 
 
 def _promoted(rows: list[dict[str, object]], nature: str) -> int:
-    return sum(row["nature"] == nature and row["standing"] == "promoted" for row in rows)
+    return sum(row["nature"] == nature and row["status"] == "promoted" for row in rows)
 
 
 if __name__ == "__main__":

@@ -138,7 +138,8 @@ def by_registry(images: Images, path: Path, last: Row, registry: Registry, seed:
     options |= {name: instances[name], "config": ""}
     done = finetune(before, tuner, data, trainer, instances.gate, registry, **options)
     manifest = done.published.version.manifest
-    about = {"standing": manifest.standing, "reason": manifest.reason, "share": manifest.training["share_of_child"]}
+    status = manifest.status if hasattr(manifest, "status") else manifest.standing  # as e14267a called it
+    about = {"status": status, "reason": manifest.reason, "share": manifest.training["share_of_child"]}
     return {**about, "champion": registry.resolve("latest").id}
 
 
@@ -157,13 +158,13 @@ def by_replay(first: Network, train: ImageSet, paths: list[Path], weights: Path,
     network.train()
     for _ in range(NUM_IMAGES // HALF_BATCH):
         rows = torch.randint(len(new), (HALF_BATCH,), generator=generator)
-        drawn = [(new, rows)]
+        sampled = [(new, rows)]
         for part, count in zip(parts, torch.arange(HALF_BATCH).tensor_split(len(parts)), strict=True):
-            drawn.append((part, torch.randint(len(part), (len(count),), generator=generator)))
+            sampled.append((part, torch.randint(len(part), (len(count),), generator=generator)))
         images = torch.cat(
-            [augmentation.sample(data.images, chosen, generator, epoch=0, seed=seed) for data, chosen in drawn]
+            [augmentation.sample(data.images, chosen, generator, epoch=0, seed=seed) for data, chosen in sampled]
         )
-        labels = torch.cat([data.labels[chosen] for data, chosen in drawn])
+        labels = torch.cat([data.labels[chosen] for data, chosen in sampled])
         optimizer.zero_grad()
         cross_entropy(network(images), labels).backward()
         optimizer.step()

@@ -40,13 +40,13 @@ def fit(stage: Stage, config: str, *options: str, probe: tuple[str, ...] = ()) -
 def seeds(stage: Stage, config: str, mode: str | None, count: int, *, warm_up: bool) -> None:
     """Fits a config on all training images, seed after seed.
 
-    `seconds` are those of the published scripts: the whitening layer, the epochs' steps and the answers to the test
-    images with test-time augmentation. Neither compiling is in them nor what lies between two epochs.
+    `seconds` are those of the published scripts: the whitening layer, the epochs' steps and the predictions for
+    the test images with test-time augmentation. Neither compiling is in them nor what lies between two epochs.
 
     Args:
         stage: keeps the rows.
         config: name of a file in configs/.
-        mode: of compiling the training step and the answers; None compiles neither.
+        mode: of compiling the training step and the predictions; None compiles neither.
         count: of seeds, if the stage's time allows.
         warm_up: leave out the first fit, which compiles from nothing.
     """

@@ -6,7 +6,7 @@ Of each way, over the images and for the predicted class:
 - rank: Spearman's correlation of its pixels with Grad-CAM's (Selvaraju et al., 2017, at the last convolution);
 - deletion: mean probability of the class while the hottest 10, 20 ... 90 % of the pixels get the image's mean colour
   (Petsiuk et al., 2018); lower is better. "shuffled" is Grad-CAM's map of another image, as a floor;
-- ms: CPU time of one map, on one thread, the answer to the image itself included.
+- ms: CPU time of one map, on one thread, the prediction for the image itself included.
 """
 
 import argparse
@@ -66,8 +66,8 @@ def deletion(predictor: Predictor, image: Pixels, name: str, heat: Heat) -> floa
     images = np.repeat(image.reshape(1, -1, 3), len(SHARES), axis=0)
     for each, share in zip(images, SHARES, strict=True):
         each[order[: round(share * len(order))]] = grey
-    answers = predictor.predict(images.reshape(-1, *image.shape))
-    return float(np.mean([answer.probabilities[name] for answer in answers]))
+    predictions = predictor.predict(images.reshape(-1, *image.shape))
+    return float(np.mean([prediction.probabilities[name] for prediction in predictions]))
 
 
 def ranks(heat: Heat) -> npt.NDArray[np.float64]:

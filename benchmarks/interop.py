@@ -2,7 +2,7 @@
 
     python benchmarks/interop.py --root DIR [--version latest] [--reference DIR]
 
-`--reference` is a folder with keras_cifar10.h5 and keras_cifar10_probs.npz (`x`, pixels; `probs`, what Keras answers).
+`--reference` is a folder with keras_cifar10.h5 and keras_cifar10_probs.npz (`x`, pixels; `probs`, what Keras predicts).
 Ends with one JSON line, and keeps it in benchmarks/results/.
 """
 
@@ -38,9 +38,9 @@ def of_version(reference: str, test_set: ImageSet) -> dict[str, Any]:
         read, _ = weights_npz.load(npz)
         graph, _ = onnx_model.dump(model.network, model.class_names, test_set.images)
         session = onnxruntime.InferenceSession(graph, providers=["CPUExecutionProvider"])
-        answers = [session.run(None, {"images": batch.numpy()})[1] for batch in torch.split(test_set.images, BATCH)]
+        predictions = [session.run(None, {"images": batch.numpy()})[1] for batch in torch.split(test_set.images, BATCH)]
         sizes = {"npz_bytes": npz.stat().st_size, "onnx_bytes": len(graph)}
-    probs = torch.from_numpy(np.concatenate(answers))
+    probs = torch.from_numpy(np.concatenate(predictions))
     return {
         "version": model.name,
         "acc": evaluation.metrics["acc"],
@@ -54,8 +54,8 @@ def of_version(reference: str, test_set: ImageSet) -> dict[str, Any]:
 @torch.inference_mode()
 def of_keras(reference: Path, test_set: ImageSet) -> dict[str, Any]:
     network = keras_file.load(reference / "keras_cifar10.h5")
-    with np.load(reference / "keras_cifar10_probs.npz", allow_pickle=False) as answers:
-        images, expected = torch.from_numpy(answers["x"]), torch.from_numpy(answers["probs"])
+    with np.load(reference / "keras_cifar10_probs.npz", allow_pickle=False) as predictions:
+        images, expected = torch.from_numpy(predictions["x"]), torch.from_numpy(predictions["probs"])
     probs = network(images.permute(0, 3, 1, 2)).softmax(1)
     return {
         "keras_images": len(images),

@@ -1,4 +1,4 @@
-"""A `cifar-lit serve` process, and clients that load it with pictures of CIFAR-10 (JPEG) as raw JPEG bodies."""
+"""A `cifar-lit serve` process, and clients that load it with images of CIFAR-10 (JPEG) as raw JPEG bodies."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 CONNECTIONS = 20
-PICTURES = 16
+IMAGES = 16
 
 
 @dataclass
@@ -153,7 +153,7 @@ async def serving(
 
 
 async def closed_loop(server: Server, seconds: float) -> float:
-    """Answers a second to as many users as the server takes at once."""
+    """Predictions a second to as many users as the server takes at once."""
     until = time.perf_counter() + seconds
     count = 0
 
@@ -229,10 +229,10 @@ async def open_loop(
     }
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     folder = Path(os.environ["CIFAR_LIT_DATA"]) / "test"
     found = [path for name in sorted(os.listdir(folder)) for path in sorted((folder / name).iterdir())[:2]]
-    return [path.read_bytes() for path in found[:PICTURES]]
+    return [path.read_bytes() for path in found[:IMAGES]]
 
 
 def percentiles(seconds: list[float]) -> dict[str, float]:

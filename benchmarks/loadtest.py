@@ -2,7 +2,7 @@
 
     python benchmarks/loadtest.py [--users 20] [--rate 5] [--seconds 30] [--registry DIR]
 
-Ends with status 1 if any answer was wrong or REST's p95 was over its limit (CIFAR_LIT_P95_LIMIT_MS, default 50).
+Ends with status 1 if any prediction was wrong or REST's p95 was over its limit (CIFAR_LIT_P95_LIMIT_MS, default 50).
 """
 
 import argparse

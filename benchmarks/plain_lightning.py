@@ -21,7 +21,7 @@ from cifar_lit.data.image_set import ImageSet, stratified_split
 from cifar_lit.data.sources import read_split
 
 
-class Pictures(Dataset):
+class Images(Dataset):
     def __init__(self, data: ImageSet, transform) -> None:
         self.images = [transforms.functional.to_pil_image(image.permute(2, 0, 1)) for image in data.images]
         self.labels = data.labels.tolist()
@@ -85,8 +85,8 @@ def main() -> None:
         ]
     )
     options = {"batch_size": 64, "num_workers": arguments.workers, "persistent_workers": arguments.workers > 0}
-    train = DataLoader(Pictures(data.subset(rows), augment), shuffle=True, **options)
-    val = DataLoader(Pictures(data.subset(val_rows), transforms.ToTensor()), **options)
+    train = DataLoader(Images(data.subset(rows), augment), shuffle=True, **options)
+    val = DataLoader(Images(data.subset(val_rows), transforms.ToTensor()), **options)
     classifier = PlainClassifier()
     trainer = pl.Trainer(
         max_epochs=arguments.epochs,

@@ -2,10 +2,10 @@
 
     python benchmarks/scale.py [--sizes 10000 50000 500000] [--epochs 2]
 
-Each size is a process of its own: configs/smoke.yaml's small network, drawn images, batches of 1,000. The peak is VmHWM
-of that process when the version is published. Arithmetic: there are as many test images as training images, and each
-is 3,072 bytes and a label of 8; everything else is what a fit of 5,000 images takes. Ends with one JSON line, and keeps
-it in benchmarks/results/.
+Each size is a process of its own: configs/smoke.yaml's small network, synthetic images, batches of 1,000. The peak is
+VmHWM of that process when the version is published. Arithmetic: there are as many test images as training images, and
+each is 3,072 bytes and a label of 8; everything else is what a fit of 5,000 images takes. Ends with one JSON line, and
+keeps it in benchmarks/results/.
 """
 
 import argparse
@@ -75,7 +75,7 @@ def main() -> None:
         rows.append({**row, "expected_bytes": expected, "peak_over_expected": row["peak_bytes"] / expected})
         print(json.dumps(rows[-1]), flush=True)
     result = {
-        "benchmark": "cifar-lit fit, smoke.yaml's network, drawn images, batch 1,000, an epoch with validation",
+        "benchmark": "cifar-lit fit, smoke.yaml's network, synthetic images, batch 1,000, an epoch with validation",
         "base": base,
         "sizes": rows,
         "cpu": processor(),

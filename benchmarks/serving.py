@@ -3,8 +3,8 @@
     CIFAR_LIT_DATA=dir python benchmarks/serving.py [--seconds 10] [--rounds 3] [--connections 20 1]
 
 Closed loop by wrk (its own process; install it with the system's packages), which posts a JPEG as a multipart form and
-looks for a version in each answer. The JPEGs: a 32x32 one of CIFAR-10 (JPEG), and the photograph docs/cat.jpg. All four
-servers have the same network (the registry's champion), the same decoding, JSON with the same fields, uvicorn with
+looks for a version in each response. The JPEGs: a 32x32 one of CIFAR-10 (JPEG), and the photograph docs/cat.jpg. All
+four servers have the same network (the registry's champion), the same decoding, JSON with the same fields, uvicorn with
 uvloop and httptools, one thread for the network, and run one after the other in each round. The others call the network
 as a PyTorch module, as their documentation does (by_network.py); this server runs its ONNX graph by ONNX Runtime.
 LitServe (pip install litserve) takes batches of 16 and waits for none (each `batch_timeout` that was tried made it
@@ -36,7 +36,7 @@ ROOT = HERE.parent
 MAX_BATCH_SIZE = 16
 
 _LUA = """
-local file = io.open(os.getenv("PICTURE"), "rb")
+local file = io.open(os.getenv("IMAGE"), "rb")
 local content = file:read("*all")
 file:close()
 wrk.method = "POST"
@@ -66,7 +66,7 @@ end
 
 
 def plain(port: int, *, in_loop: bool) -> None:
-    """A handler as FastAPI's documentation has it: decodes and answers in the handler, one picture at a time."""
+    """A handler as FastAPI's documentation has it: decodes and predicts in the handler, one image at a time."""
     import uvicorn
     from by_network import ByNetwork
     from fastapi import FastAPI, UploadFile
@@ -74,19 +74,19 @@ def plain(port: int, *, in_loop: bool) -> None:
     champion = ByNetwork()
     app = FastAPI()
 
-    def answer(name: str | None, data: bytes) -> dict[str, Any]:
+    def predict(name: str | None, data: bytes) -> dict[str, Any]:
         return {"filename": name, **champion.predict(champion.decode(data).unsqueeze(0))[0]}
 
     if in_loop:
 
         @app.post("/predict")
         async def predict(file: UploadFile) -> dict[str, Any]:
-            return answer(file.filename, await file.read())
+            return predict(file.filename, await file.read())
     else:
 
         @app.post("/predict")
         def predict_in_thread(file: UploadFile) -> dict[str, Any]:
-            return answer(file.filename, file.file.read())
+            return predict(file.filename, file.file.read())
 
     uvicorn.run(app, port=port, log_level="error", access_log=False, loop="uvloop", http="httptools")
 
@@ -121,7 +121,7 @@ SERVERS = {
 
 @contextlib.contextmanager
 def running(name: str) -> Iterator[int]:
-    """A server in a process of its own; gives its port when it answers."""
+    """A server in a process of its own; gives its port when it is ready."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
@@ -150,13 +150,13 @@ def running(name: str) -> Iterator[int]:
         process.wait()
 
 
-def load(port: int, picture: Path, connections: int, seconds: int, script: Path, field: str) -> dict[str, float]:
+def load(port: int, image: Path, connections: int, seconds: int, script: Path, field: str) -> dict[str, float]:
     """One run of wrk, after a second of it that does not count."""
     url = f"http://127.0.0.1:{port}"
     for duration in (1, seconds):
         found = subprocess.run(
             ["wrk", "-t1", f"-c{connections}", f"-d{duration}s", "--timeout", "10s", "-s", str(script), url],
-            env={**os.environ, "PICTURE": str(picture), "FIELD": field},
+            env={**os.environ, "IMAGE": str(image), "FIELD": field},
             check=True,
             capture_output=True,
             text=True,
@@ -179,7 +179,7 @@ def main() -> None:
         SERVERS[arguments.serve[0]](int(arguments.serve[1]))
         return
     data = Path(os.environ["CIFAR_LIT_DATA"])
-    pictures = {"32x32": sorted((data / "test" / "cat").iterdir())[0], "photograph": ROOT / "docs" / "cat.jpg"}
+    images = {"32x32": sorted((data / "test" / "cat").iterdir())[0], "photograph": ROOT / "docs" / "cat.jpg"}
     runs = []
     with tempfile.TemporaryDirectory() as folder:
         script = Path(folder) / "post.lua"
@@ -187,17 +187,17 @@ def main() -> None:
         for number in range(arguments.rounds):
             for name in arguments.only:
                 with running(name) as port:
-                    for picture, path in pictures.items():
+                    for image, path in images.items():
                         for connections in arguments.connections:
                             field = "request" if name == "LitServe" else "file"  # the names of their arguments
                             found = load(port, path, connections, arguments.seconds, script, field)
-                            row = {"server": name, "picture": picture, "connections": connections, "round": number}
+                            row = {"server": name, "image": image, "connections": connections, "round": number}
                             runs.append({**row, **{key: round(value, 2) for key, value in found.items()}})
                             print(json.dumps(runs[-1]), flush=True)
     result = {
         "benchmark": "serving, closed loop",
-        "pictures_bytes": {name: path.stat().st_size for name, path in pictures.items()},
-        "results": summary(runs, list(pictures), arguments.connections),
+        "images_bytes": {name: path.stat().st_size for name, path in images.items()},
+        "results": summary(runs, list(images), arguments.connections),
         "hardware": f"{os.cpu_count()} cores, {platform.machine()}",
         "torch": torch.__version__,
         "date": time.strftime("%Y-%m-%d"),
@@ -207,20 +207,18 @@ def main() -> None:
     print(json.dumps(result))
 
 
-def summary(runs: list[dict[str, Any]], pictures: list[str], connections: list[int]) -> list[dict[str, Any]]:
+def summary(runs: list[dict[str, Any]], images: list[str], connections: list[int]) -> list[dict[str, Any]]:
     """Medians over the rounds, and our ratios to the best of the others."""
     rows = []
-    for picture in pictures:
+    for image in images:
         for count in connections:
             medians = {}
             for name in SERVERS:
-                of = [
-                    run for run in runs if (run["server"], run["picture"], run["connections"]) == (name, picture, count)
-                ]
+                of = [run for run in runs if (run["server"], run["image"], run["connections"]) == (name, image, count)]
                 if of:
                     keys = ("per_second", "p50_ms", "p99_ms", "failed")
                     medians[name] = {key: round(statistics.median(run[key] for run in of), 2) for key in keys}
-            row: dict[str, Any] = {"picture": picture, "connections": count, **medians}
+            row: dict[str, Any] = {"image": image, "connections": count, **medians}
             others = [each for name, each in medians.items() if name != "cifar_lit"]
             if "cifar_lit" in medians and others:
                 best = max(others, key=lambda each: each["per_second"])

@@ -46,12 +46,12 @@ class Drips:
         """Sends a byte; gives the seconds until the next."""
         try:
             self._sockets[number].send(b"x")
-        except OSError as error:  # what it is answered has yet to be read
+        except OSError as error:  # the response has yet to be read
             self.failed[type(error).__name__] += 1
         return KINDS[number % 2][1]
 
     def hear(self, number: int) -> None:
-        """Reads the answer, and comes again."""
+        """Reads the response, and comes again."""
         connection = self._sockets.pop(number)
         self.selector.unregister(connection)
         try:
@@ -85,7 +85,7 @@ def main() -> None:
         for key, _ in drips.selector.select(max(0.0, next_at - time.monotonic())):
             if key.data is None:  # standard input has ended
                 found = {
-                    "answers": dict(drips.statuses),
+                    "responses": dict(drips.statuses),
                     "longest_s": round(drips.longest_s, 2),
                     "failed": dict(drips.failed),
                 }

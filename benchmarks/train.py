@@ -7,8 +7,8 @@ recipe with torchvision's transforms in 2 workers). The first epoch of each proc
 are compared by their medians. After its last epoch the process of `fit` also measures, with the very network, loader
 and optimizer it trained with:
 
-- a bare loop: the same steps without Lightning, the loss and the right answers summed up. What `fit` takes longer is
-  Lightning's share.
+- a bare loop: the same steps without Lightning, the loss and the right predictions summed up. What `fit` takes longer
+  is Lightning's share.
 - its parts, with the device waited for after each: data and augmentation, forward, backward, optimizer.
 - the arithmetic's limit: the multiplications of a step (convolutions and matrix products, forward and backward), first
   at the speed of a large matrix product, then by the library's own kernels at the network's shapes, nothing else.

@@ -36,7 +36,7 @@ _ALL_CORES = 0
 
 @dataclass(frozen=True)
 class Model:
-    """A network that answers.
+    """A network that predicts.
 
     Attributes:
         name: the version's id, or the file's name.
@@ -57,7 +57,7 @@ class Model:
     def predict(self, images: NDArray[np.uint8] | Image.Image) -> Prediction | list[Prediction]: ...
 
     def predict(self, images: Any) -> Prediction | list[Prediction]:
-        """Answers to one image or to several.
+        """Predictions for one image or for several.
 
         Args:
             images: path of an image file, or a list of paths; or uint8 (height, width, 3), RGB, 0..255, or a batch
@@ -71,8 +71,8 @@ class Model:
             ImageError: a file is no image that can be decoded.
             InputError: an array has another shape or dtype.
 
-        >>> answer = load("v0001").predict(np.zeros((2, 32, 32, 3), np.uint8))
-        >>> len(answer), round(sum(answer[0].probabilities.values()), 6)
+        >>> predictions = load("v0001").predict(np.zeros((2, 32, 32, 3), np.uint8))
+        >>> len(predictions), round(sum(predictions[0].probabilities.values()), 6)
         (2, 1.0)
         """
         if isinstance(images, str | os.PathLike):
@@ -87,11 +87,11 @@ class Model:
                     "(N, height, width, 3), RGB, 0..255. Scale, cast and transpose them."
                 )
             if array.ndim == 3:
-                return self._answers([array])[0]
+                return self._predictions([array])[0]
             pixels = list(array)
-        return self._answers(pixels)
+        return self._predictions(pixels)
 
-    def _answers(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
+    def _predictions(self, pixels: list[NDArray[np.uint8]]) -> list[Prediction]:
         if not pixels:
             return []
         scaled = [each if each.shape == IMAGE_SHAPE else to_network_size(Image.fromarray(each)) for each in pixels]
@@ -99,7 +99,7 @@ class Model:
 
 
 def load(reference: _Path = LATEST, *, registry: _Path | None = None) -> Model:
-    """A model that answers, by ONNX Runtime on the CPU. Files of weights need the extra [train].
+    """A model that predicts, by ONNX Runtime on the CPU. Files of weights need the extra [train].
 
     Args:
         reference: a version's id, "latest" for the champion, or a file of weights: .npz, .safetensors, .pt, .ckpt,
@@ -120,7 +120,7 @@ def load(reference: _Path = LATEST, *, registry: _Path | None = None) -> Model:
 
 
 def load_predictor(reference: str, registry: Registry) -> Predictor:
-    """What `load` answers by, with all cores for a batch."""
+    """What `load` predicts by, with all cores for a batch."""
     if not is_file(reference):
         return Predictor.from_version(registry.resolve(reference), threads=_ALL_CORES)
     from cifar_lit.interop import onnx_model  # here, as it needs torch: versions do without
@@ -138,7 +138,7 @@ def versions(registry: _Path | None = None) -> list[Version]:
     Args:
         registry: as for `load`.
 
-    >>> [(version.id, version.manifest.standing) for version in versions()]
+    >>> [(version.id, version.manifest.status) for version in versions()]
     [('v0001', 'promoted'), ('v0002', 'promoted')]
     """
     return registry_to_read(registry).versions()

@@ -51,10 +51,10 @@ def main(args: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
         return 0
     except ModuleNotFoundError as error:
-        absence = missing(error.name, f"`cifar-lit {command}`")
-        if absence is None:
+        unavailable_reason = missing(error.name, f"`cifar-lit {command}`")
+        if unavailable_reason is None:
             raise
-        print(f"error: {absence}", file=sys.stderr)
+        print(f"error: {unavailable_reason}", file=sys.stderr)
         return 2
     except FileNotFoundError as error:
         print(f"error: {error.filename or error}: there is no such file. Name one that exists.", file=sys.stderr)

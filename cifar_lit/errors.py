@@ -1,4 +1,4 @@
-"""The project's exceptions. Each message says what was wrong, what was expected and how to mend it."""
+"""The project's exceptions. Each message says what was wrong, what was expected and how to fix it."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ whole, but not what is asked for."""
 
 
 class CifarLitError(Exception):
-    """Base of all errors that a user can mend; the command line prints the message alone and exits with status 2."""
+    """Base of all errors that a user can fix; the command line prints the message alone and exits with status 2."""
 
 
 class SettingError(CifarLitError, ValueError):
@@ -27,7 +27,7 @@ class InputError(CifarLitError, ValueError):
     """Bytes from outside can't be used.
 
     Args:
-        message: what was wrong, what was expected, how to mend it.
+        message: what was wrong, what was expected, how to fix it.
         fault: which kind of wrong.
     """
 
@@ -61,7 +61,7 @@ class RegistryError(CifarLitError):
 
 
 class VersionNotFoundError(RegistryError, LookupError):
-    """No version answers to the given name."""
+    """No version has the given name."""
 
 
 class VersionDamagedError(RegistryError, ValueError):
@@ -69,8 +69,8 @@ class VersionDamagedError(RegistryError, ValueError):
 
 
 class OverloadedError(CifarLitError):
-    """Too much waits for an answer already; the same request may succeed a little later."""
+    """Too much waits already; the same request may succeed a little later."""
 
 
 class DeadlineError(CifarLitError):
-    """No answer was found in the time that there was."""
+    """No prediction was made in the time that there was."""

@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 def keep_freed_memory() -> None:
     """Tells glibc to keep large freed blocks instead of giving them back to the system.
 
-    Each training step, and each batch that is answered, frees and takes the same large buffers; giving them back costs
+    Each training step, and each batch that is served, frees and takes the same large buffers; giving them back costs
     a page fault for every 4 KiB of them at the next. Only glibc has this setting; elsewhere nothing is done.
     """
     if sys.platform != "linux":

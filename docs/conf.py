@@ -68,7 +68,7 @@ def write_rest() -> None:
         for method, about in methods.items()
     ]
     text = (
-        "# REST\n\nEach route, and the statuses that it answers with. A running server shows all of it, with "
+        "# REST\n\nEach route, and the statuses that it responds with. A running server shows all of it, with "
         "examples, at `/docs`.\n\n| route | | status |\n|---|---|---|\n" + "\n".join(rows) + "\n"
     )
     (GENERATED / "rest.md").write_text(text)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from finetuning import DRAWN, HALF, QUICK, QUIET
+from finetuning import HALF, QUICK, QUIET, SYNTHETIC
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, Page, Request, expect, sync_playwright
 from servers import serving
@@ -138,8 +138,8 @@ def screenshots(folder: Path) -> None:
                 with contextlib.closing(Visit(browser, url, width)) as visit:
                     _classify_cat(visit)
                     _shoot(visit.page, folder / name)
-        registry = _drawn_registry(Path(made))
-        teaching = {"password": PASSWORD, "teach": Path(made) / "teach", "finetune": (*DRAWN, *QUICK, *QUIET[:2])}
+        registry = _synthetic_registry(Path(made))
+        teaching = {"password": PASSWORD, "teach": Path(made) / "teach", "finetune": (*SYNTHETIC, *QUICK, *QUIET[:2])}
         with (
             serving(registry.root, poll_s=0.1, **teaching) as url,
             contextlib.closing(Visit(browser, url)) as visit,
@@ -174,11 +174,11 @@ def _classify_cat(visit: Visit) -> None:
     page.get_by_alt_text("The picture that you chose").evaluate("image => image.decode()")
 
 
-def _drawn_registry(folder: Path) -> Registry:
+def _synthetic_registry(folder: Path) -> Registry:
     """Its champion, v0001, has much to learn."""
     config = ["--config", str(ROOT / "configs" / "smoke.yaml"), "--trainer.logger", "false"]
     for epochs in ("1", "8"):
-        assert main(["fit", *config, *DRAWN, *QUIET, *HALF, "--trainer.max_epochs", epochs]) == 0
+        assert main(["fit", *config, *SYNTHETIC, *QUIET, *HALF, "--trainer.max_epochs", epochs]) == 0
     registry = Registry(folder / "checkpoints")
     registry.promote("v0001", "to have something to learn")
     return registry

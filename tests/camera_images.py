@@ -98,7 +98,7 @@ def xmp_jpeg(orientation: int, **options: object) -> bytes:
 
 
 def ultra_hdr() -> bytes:
-    """A gain map behind the picture, as Android's cameras write it."""
+    """A gain map behind the image, as Android's cameras write it."""
     gain_map = encoded(Image.fromarray(GREY).resize((50, 36)), "JPEG")
 
     def index(first: int, offset: int) -> bytes:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetuning import DRAWN, HALF, QUIET
+from finetuning import HALF, QUIET, SYNTHETIC
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.cli import main
@@ -77,8 +77,8 @@ def publish(registry: Registry) -> Callable[..., Version]:
             "config.yaml": b"seed_everything: 0\n",
             "report/metrics.json": b"{}\n",
             "report/report.txt": b"the report\n",
-            "report/confusion_matrix.png": b"a picture",
-            "report/curves.png": b"another picture",
+            "report/confusion_matrix.png": b"an image",
+            "report/curves.png": b"another image",
         }
         version = registry.publish(files, about)
         return registry.promote(version.id, "it is better") if promote else version
@@ -92,7 +92,7 @@ def parents(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parents")
     with contextlib.chdir(folder), contextlib.redirect_stdout(None):
         for epochs in ("1", "8"):
-            fit = ["fit", "--config", SMOKE, *DRAWN, *QUIET, *HALF, "--trainer.max_epochs", epochs]
+            fit = ["fit", "--config", SMOKE, *SYNTHETIC, *QUIET, *HALF, "--trainer.max_epochs", epochs]
             assert main([*fit, "--trainer.logger", "false"]) == 0
     registry = Registry(folder / "checkpoints")
     assert registry.resolve("latest").id == "v0002"

@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-DRAWN = ["--data.source", "synthetic", "--data.num_synthetic", "600"]
+SYNTHETIC = ["--data.source", "synthetic", "--data.num_synthetic", "600"]
 QUIET = ["--trainer.accelerator", "cpu", "--trainer.enable_progress_bar", "false"]
 QUICK = ["--data.batch_size", "64", "--data.min_new", "64", "--trainer.max_epochs", "2", "--gate.confidence", "0.8"]
 QUICK += ["--threads", "1"]

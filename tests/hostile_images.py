@@ -19,7 +19,7 @@ RAMP = np.stack([*np.mgrid[0:32, 0:32] * 8, np.full((32, 32), 90)], axis=2).asty
 GREY = RAMP[:, :, 1]
 RAMP_IMAGE, GREY_IMAGE, NOISE_IMAGE = Image.fromarray(RAMP), Image.fromarray(GREY), Image.fromarray(NOISE)
 SCENE = np.kron(RAMP[::8, ::8][:, :3], np.ones((16, 16, 1), np.uint8))
-"""A picture (64, 48, 3) that every turning and mirroring changes."""
+"""An image (64, 48, 3) that every turning and mirroring changes."""
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -174,7 +174,7 @@ def animation(kind: str, num_frames: int) -> bytes:
 
 
 def padded(data: bytes, size: int) -> bytes:
-    """A file of this size: what follows the end of a picture is not looked at."""
+    """A file of this size: what follows the end of an image is not looked at."""
     return data + bytes(size - len(data))
 
 
@@ -201,7 +201,7 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
     ("PNG signature", PNG[:8], "malformed", "the PNG ends inside its header"),
     ("JPEG signature", JPEG[:2], "malformed", "the JPEG is cut off after 2 bytes"),
     ("WebP signature", WEBP[:12], "malformed", "the WebP ends inside its header"),
-    ("JPEG signature and end", b"\xff\xd8\xff\xd9", "malformed", "lacks a part of its picture"),
+    ("JPEG signature and end", b"\xff\xd8\xff\xd9", "malformed", "lacks a part of its image"),
     ("first byte of a PNG", PNG[:1], "malformed", "the file is cut off after 1 bytes"),
     ("first byte of a JPEG", JPEG[:1], "malformed", "the file is cut off after 1 bytes"),
     ("first 5 bytes of a WebP", WEBP[:5], "malformed", "the file is cut off after 5 bytes"),
@@ -296,8 +296,8 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
     ("PNG of 50.005 Mpx", png(10_001, 5_000, 8, 2, bytes(200)), "too_large", "the PNG is 10001x5000, at most"),
     ("PNG 7,000x7,000 of 200 bytes", png(7_000, 7_000, 8, 2, bytes(200)), "malformed", "image file is truncated"),
     # JPEG: cut, with and without an end put on again
-    ("JPEG cut in half", NOISE_JPEG[: len(NOISE_JPEG) // 2], "malformed", "the JPEG's data end before its picture"),
-    ("JPEG cut and ended", NOISE_JPEG[:-400] + b"\xff\xd9", "malformed", "the JPEG's data end before its picture"),
+    ("JPEG cut in half", NOISE_JPEG[: len(NOISE_JPEG) // 2], "malformed", "the JPEG's data end before its image"),
+    ("JPEG cut and ended", NOISE_JPEG[:-400] + b"\xff\xd9", "malformed", "the JPEG's data end before its image"),
     ("JPEG cut in a restart interval", RESTARTS[: len(RESTARTS) // 2], "malformed", "the JPEG's data end before its"),
     (
         "progressive without its last scan's data",
@@ -305,10 +305,10 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
         "malformed",
         "cut off",
     ),
-    ("progressive cut and ended", cut_progressive, "malformed", "lacks a part of its picture"),
-    ("progressive cut in its last scan", PHOTO_PROGRESSIVE[:-2000], "malformed", "data end before its picture does"),
-    ("JPEG without data", jpeg_without(0xDA, 0) + b"\xff\xd9", "malformed", "lacks a part of its picture"),
-    ("progressive without chrominance", one_component_missing, "malformed", "lacks a part of its picture"),
+    ("progressive cut and ended", cut_progressive, "malformed", "lacks a part of its image"),
+    ("progressive cut in its last scan", PHOTO_PROGRESSIVE[:-2000], "malformed", "data end before its image does"),
+    ("JPEG without data", jpeg_without(0xDA, 0) + b"\xff\xd9", "malformed", "lacks a part of its image"),
+    ("progressive without chrominance", one_component_missing, "malformed", "lacks a part of its image"),
     # JPEG: parts that contradict each other
     ("two SOFs", jpeg_with(lambda m, b: b * 2 if m == 0xC0 else b), "malformed", "has two frame headers"),
     (
@@ -323,11 +323,11 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
         "malformed",
         "has two frame headers",
     ),
-    ("SOF wider than the scan", jpeg_of_size(64, 32, NOISE_JPEG), "malformed", "data end before its picture does"),
-    ("SOF higher than the scan", jpeg_of_size(32, 64, NOISE_JPEG), "malformed", "data end before its picture does"),
-    ("SOF narrower than the scan", jpeg_of_size(16, 32, NOISE_JPEG), "malformed", "data are those of a larger picture"),
-    ("SOF lower than the scan", jpeg_of_size(32, 16, NOISE_JPEG), "malformed", "data are those of a larger picture"),
-    ("progressive SOF wider", jpeg_of_size(640, 32, PROGRESSIVE), "malformed", "data end before its picture does"),
+    ("SOF wider than the scan", jpeg_of_size(64, 32, NOISE_JPEG), "malformed", "data end before its image does"),
+    ("SOF higher than the scan", jpeg_of_size(32, 64, NOISE_JPEG), "malformed", "data end before its image does"),
+    ("SOF narrower than the scan", jpeg_of_size(16, 32, NOISE_JPEG), "malformed", "data are those of a larger image"),
+    ("SOF lower than the scan", jpeg_of_size(32, 16, NOISE_JPEG), "malformed", "data are those of a larger image"),
+    ("progressive SOF wider", jpeg_of_size(640, 32, PROGRESSIVE), "malformed", "data end before its image does"),
     ("scan before the frame", jpeg_without(0xC0), "malformed", "coded data before its frame header"),
     ("JPEG 0 wide", jpeg_of_size(0, 32), "malformed", "frame header is not valid (0x32"),
     ("JPEG 0 high", jpeg_of_size(32, 0), "malformed", "frame header is not valid (32x0"),
@@ -392,7 +392,7 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
         "malformed",
         "the WebP can't be decoded",
     ),
-    ("no picture", riff(extended(0, 32, 32)), "malformed", "the WebP can't be decoded"),
+    ("no image", riff(extended(0, 32, 32)), "malformed", "the WebP can't be decoded"),
     ("canvas of another size", riff(extended(0, 31, 32), *webp_chunks(WEBP)), "malformed", "the WebP can't be"),
     (
         "unknown chunk first",

@@ -174,7 +174,7 @@ def bomb_10_gb() -> bytes:
 
 
 def bomb_1_gb() -> bytes:
-    """A member that claims one picture, as its array does, and goes on for 1 GiB."""
+    """A member that claims one image, as its array does, and goes on for 1 GiB."""
     start = npy_of(header_of("(1, 32, 32, 3)"))
     packed = deflated_zeros(start, 16)
     return pair(
@@ -191,14 +191,14 @@ def claim_2_40() -> bytes:
 
 @cache
 def too_many_rows() -> bytes:
-    """60,001 black pictures, sound in every other way."""
+    """60,001 black images, sound in every other way."""
     header = npy_of(header_of("(60001, 32, 32, 3)"))
     deflater = zlib.compressobj(1, wbits=-15)
     packed, crc = deflater.compress(header), zlib.crc32(header)
-    picture = bytes(3072)
+    image = bytes(3072)
     for _ in range(60_001):
-        packed += deflater.compress(picture)
-        crc = zlib.crc32(picture, crc)
+        packed += deflater.compress(image)
+        crc = zlib.crc32(image, crc)
     packed += deflater.flush()
     x = Entry(b"x_new.npy", header, packed=packed, method=8, crc=crc, size=len(header) + 60_001 * 3072)
     return pair(x, Entry(b"y_new.npy", npy(np.zeros(60_001, np.uint8))))
@@ -395,7 +395,7 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
     ("own header: other name", with_x(_X, local={"name": b"y_new.npy"}), "malformed", "File name in directory"),
     # Bombs
     ("10 GB of zeros", bomb_10_gb, "too_large", "'x_new.npy' alone holds 10,737,418,"),
-    ("1 GB behind one picture", bomb_1_gb, "malformed", "Bad CRC-32 for file 'x_new.npy'"),
+    ("1 GB behind one image", bomb_1_gb, "malformed", "Bad CRC-32 for file 'x_new.npy'"),
     ("shape (2**40,)", claim_2_40, "too_large", "claims shape (1099511627776,) and dtype uint8, at most 209,715,200"),
     (
         "shape (0, 2**40, 2**40)",

@@ -1,6 +1,6 @@
 """The researcher's table: what is asked of `cifar-lit fit` and its neighbours, how it ends, and the line that says so.
 
-Each case runs on drawn images in a folder of its own, after the cases that it names in `before`.
+Each case runs on synthetic images in a folder of its own, after the cases that it names in `before`.
 """
 
 from dataclasses import dataclass, field

@@ -27,7 +27,7 @@ CAT = PACKAGE / "page" / "examples" / "cat.jpg"
 
 @pytest.fixture
 def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with a picture and nothing else."""
+    """A working folder with an image and nothing else."""
     monkeypatch.delenv("CIFAR_LIT_REGISTRY", raising=False)
     monkeypatch.chdir(tmp_path)
     shutil.copy(CAT, tmp_path / "cat.jpg")
@@ -70,11 +70,11 @@ def model(registry: Registry, publish: Any) -> Any:
     return cifar_lit.load(registry=registry.root)
 
 
-def test_paths_arrays_tensors_and_pictures_get_the_same_answer(model: Any, empty: Path) -> None:
-    picture = Image.open("cat.jpg").convert("RGB")
-    pixels = np.asarray(picture)
+def test_paths_arrays_tensors_and_images_get_the_same_answer(model: Any, empty: Path) -> None:
+    image = Image.open("cat.jpg").convert("RGB")
+    pixels = np.asarray(image)
     expected = model.predict("cat.jpg")
-    assert model.predict(Path("cat.jpg")) == model.predict(picture) == model.predict(pixels) == expected
+    assert model.predict(Path("cat.jpg")) == model.predict(image) == model.predict(pixels) == expected
     first, second = model.predict(["cat.jpg", Path("cat.jpg")])
     assert [first, second] == model.predict(np.stack([pixels, pixels]))
     assert first.probabilities == pytest.approx(expected.probabilities)
@@ -122,7 +122,7 @@ def test_where_there_is_no_registry_the_shipped_champion_answers_and_that_is_sai
 ) -> None:
     assert main(["predict", "cat.jpg", "--format", "csv"]) == 0
     assert ",v0002\n" in capsys.readouterr().out
-    assert "there is no registry checkpoints/ yet: the shipped v0002 answers" in caplog.text
+    assert "there is no registry checkpoints/ yet: the shipped v0002 is used" in caplog.text
     assert not Path("checkpoints").exists()
 
 

@@ -27,7 +27,7 @@ NUM = 40
 _waves = np.sin(np.arange(32) / 5)[:, None, None] * np.cos(np.arange(32) / 7)[None, :, None] * np.array([90, 60, 100])
 SMOOTH = 128 + _waves + np.random.default_rng(0).normal(0, 9, (NUM, 32, 32, 3)) + np.arange(NUM)[:, None, None, None]
 X: np.ndarray = SMOOTH.clip(0, 255).astype(np.uint8)
-"""Neighbouring pixels are alike, as in pictures."""
+"""Neighbouring pixels are alike, as in images."""
 Y = np.arange(NUM) % 10
 UNIT = X / np.float32(255)
 STANDARD = ((UNIT - np.array(MEAN)) / np.array(STD)).astype(np.float32)

@@ -47,12 +47,12 @@ def the(code: str, found: Audit) -> Finding:
 
 
 def jpeg(images: Tensor) -> Tensor:
-    pictures = []
+    decoded = []
     for image in images:
         buffer = io.BytesIO()
         Image.fromarray(image.numpy()).save(buffer, "JPEG", quality=85)
-        pictures.append(torch.frombuffer(bytearray(Image.open(buffer).tobytes()), dtype=torch.uint8))
-    return torch.stack(pictures).reshape(-1, 32, 32, 3)
+        decoded.append(torch.frombuffer(bytearray(Image.open(buffer).tobytes()), dtype=torch.uint8))
+    return torch.stack(decoded).reshape(-1, 32, 32, 3)
 
 
 def test_sound_data_have_no_findings() -> None:
@@ -110,7 +110,7 @@ def test_copies_inside_are_warned_of_and_left_out_of_the_clean_rows() -> None:
     assert "Rows: 20 = 4; 21 = 4; 22 = 7." in found.text()
 
 
-def test_one_picture_with_two_labels_is_an_error_whichever_is_right() -> None:
+def test_one_image_with_two_labels_is_an_error_whichever_is_right() -> None:
     images = torch.cat([NEW.images[:20], jpeg(NEW.images[4:5]), NEW.images[7:8]])
     labels = torch.cat([NEW.labels[:20], torch.tensor([9]), NEW.labels[7:8]])
     found = audit(ImageSet(images, labels, "made"))
@@ -260,7 +260,7 @@ def test_json_has_everything_as_plain_values() -> None:
     assert (about["count"], about["ok"], about["faulty_rows"]) == (100, False, [0, 99])
     assert about["classes"] == dict(zip(CLASS_NAMES, [9, 10, 10, 10, 10, 11, 10, 10, 10, 10], strict=True))
     conflict = about["findings"][0]
-    assert list(conflict) == ["severity", "code", "message", "mend", "rows", "details"]
+    assert list(conflict) == ["severity", "code", "message", "suggestion", "rows", "details"]
     assert conflict["details"] == [
         {"row": 0, "copy_of": 0, "label": "dog"},
         {"row": 99, "copy_of": 0, "label": "truck"},
@@ -274,11 +274,11 @@ def test_long_lists_of_rows_are_shortened_in_the_text_only() -> None:
     assert all(len(line) <= 100 for line in found.text().splitlines())
 
 
-def test_the_picture_shows_the_most_doubtful_first() -> None:
+def test_the_figure_shows_the_most_doubtful_first() -> None:
     labels = (NEW.labels + 1) % 10
     found = checked(labelled(labels), NearestMean(3))
-    picture = found.doubts_png(num_images=9)
-    assert picture is not None
-    with Image.open(io.BytesIO(picture)) as image:
+    figure = found.doubts_png(num_images=9)
+    assert figure is not None
+    with Image.open(io.BytesIO(figure)) as image:
         assert image.size == (1632, 564)  # two lines of eight
-    assert picture != checked(labelled((NEW.labels + 2) % 10), NearestMean(3)).doubts_png(num_images=9)
+    assert figure != checked(labelled((NEW.labels + 2) % 10), NearestMean(3)).doubts_png(num_images=9)

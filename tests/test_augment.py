@@ -96,7 +96,7 @@ def test_warp_with_neither_rotation_nor_zoom_equals_the_move(flipped: bool, monk
 
 
 @pytest.mark.parametrize(("rotation", "zoom"), [(30.0, 0.0), (0.0, 0.3), (20.0, 0.2)])
-def test_rotation_and_zoom_equal_torchvision_affine_inside_the_picture(rotation: float, zoom: float) -> None:
+def test_rotation_and_zoom_equal_torchvision_affine_inside_the_image(rotation: float, zoom: float) -> None:
     batch = sample(Augmentation(rotation=rotation, zoom=zoom), seed=5)
     turns, scales = 2 * torch.rand(2, NUM, generator=torch.Generator().manual_seed(5)) - 1
     for image, row, turn, scale in zip(batch, ROWS.tolist(), turns.tolist(), scales.tolist(), strict=True):
@@ -112,7 +112,7 @@ def test_rotation_and_zoom_equal_torchvision_affine_inside_the_picture(rotation:
         torch.testing.assert_close(image[:, 10:22, 10:22], expected[:, 10:22, 10:22], atol=0.1, rtol=0)
 
 
-def test_what_comes_in_from_beyond_the_edge_is_picture_and_not_black() -> None:
+def test_what_comes_in_from_beyond_the_edge_is_image_and_not_black() -> None:
     white = torch.full((2, 32, 32, 3), 255, dtype=torch.uint8)
     batch = sample(Augmentation(shift=16, rotation=90, zoom=0.5), white, torch.tensor([0, 1]))
     torch.testing.assert_close(batch, torch.full_like(batch, 255))
@@ -181,7 +181,7 @@ def test_an_alternating_flip_goes_with_every_other_variation() -> None:
 
 
 @pytest.mark.parametrize("size", [1, 8, 31, 32])
-def test_cutout_blanks_one_grey_square_inside_the_picture(size: int) -> None:
+def test_cutout_blanks_one_grey_square_inside_the_image(size: int) -> None:
     black = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
     batch = sample(Augmentation(cutout=size), black, torch.zeros(300, dtype=torch.int64))
     assert set(batch.unique().tolist()) <= {0, 128}

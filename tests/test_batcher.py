@@ -208,7 +208,7 @@ def test_a_full_queue_rejects_at_once() -> None:
         tasks = await submit(batcher, 1)
         await model.next_batch()
         tasks += await submit(batcher, 2, 3)
-        with pytest.raises(OverloadedError, match="2 pictures wait already. Send it again a little later"):
+        with pytest.raises(OverloadedError, match="2 images wait already. Send it again a little later"):
             await batcher.submit(4)
         assert model.batches == [[1]], "the answer did not wait for the running batch"
         model.let_go()
@@ -253,7 +253,7 @@ def test_what_waited_too_long_is_not_run(clock: SimpleNamespace, own: float | No
         model.let_go()
         model.let_go()
         assert await results(first + in_time) == [2, 6]
-        with pytest.raises(DeadlineError, match=f"no answer within {limit:g} s. Send it again later"):
+        with pytest.raises(DeadlineError, match=f"no prediction within {limit:g} s. Send it again later"):
             await late[0]
         assert model.batches == [[1], [3]]
 

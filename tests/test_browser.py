@@ -12,7 +12,7 @@ import torch
 pytest.importorskip("playwright", reason="playwright is not installed")
 
 from browser import LONG_MS, PASSWORD, WIDTHS, Visit, chromium, launched, png
-from finetuning import DRAWN, QUICK
+from finetuning import QUICK, SYNTHETIC
 from PIL import Image
 from playwright.sync_api import Browser, FileChooser, Locator, Page, TimeoutError, expect
 from servers import serving
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 CAT = Path(__file__).parent.parent / "docs" / "cat.jpg"
-OPTIONS = (*DRAWN, *QUICK, "--trainer.accelerator", "cpu")
+OPTIONS = (*SYNTHETIC, *QUICK, "--trainer.accelerator", "cpu")
 NAMED = {"button", "textbox", "radio", "checkbox", "combobox", "listbox", "spinbutton", "tab", "link", "progressbar"}
 """What must have a name, by the role that the browser tells a screen reader."""
 

@@ -303,7 +303,7 @@ def test_a_broken_champion_is_refused_and_the_one_before_goes_on(
     ("kind", "reason"),
     [
         ("manifest half", "checkpoints/v0002/manifest.json is not a manifest"),
-        ("standing candidate", "the standing of v0002 is candidate, expected promoted"),
+        ("status candidate", "the status of v0002 is candidate, expected promoted"),
         ("mean of 2 values", "its mean is [0.5, 0.5] and its std"),
         (
             "9 class names",
@@ -315,7 +315,7 @@ def test_a_broken_champion_is_refused_and_the_one_before_goes_on(
         ("one weight NaN", "v0002: dense.weight holds values that are no finite numbers"),
         ("std tiny", "v0002: _scale holds values that are no finite numbers"),
         ("weights too large to compute with", "v0002: ONNX Runtime's probabilities differ from PyTorch's by up to nan"),
-        ("graph with a NaN", "v0002: the probabilities of a picture sum to nan, expected 1"),
+        ("graph with a NaN", "v0002: the probabilities of an image sum to nan, expected 1"),
         ("graph of other bytes", "v0002: its model.onnx can't be loaded ("),
         ("graph that takes other pixels", "v0002: its model.onnx takes [('pixels', 'tensor(uint8)', 32, 32, 3)] and"),
         ("a file too many", "checkpoints/v0002 holds files that its manifest does not name: ['notes.txt']"),
@@ -335,7 +335,7 @@ def test_the_reason_says_what_is_wrong(copy: Registry, kind: str, reason: str) -
 def test_with_a_broken_champion_at_the_start_the_newest_promoted_whole_one_is_served(
     copy: Registry, publish, kind: str
 ) -> None:
-    edit(copy.root / "v0003", lambda values: values.update(standing="rejected"))
+    edit(copy.root / "v0003", lambda values: values.update(status="rejected"))
     BROKEN[kind](copy.root / "v0002")
     whole = "v0001" if kind in FOLDERS else "v0002"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetuning import DRAWN, QUICK, QUIET
+from finetuning import QUICK, QUIET, SYNTHETIC
 
 from cifar_lit.data import increment, synthetic
 from cifar_lit.feedback import child
@@ -99,7 +99,7 @@ asyncio.run(child.run(sys.argv[1:], nice=0, on_line=lambda line: print(line, flu
 def test_a_silent_command_ends_with_the_process_that_began_it(parents: Path, tmp_path: Path) -> None:
     shutil.copytree(parents, tmp_path / "checkpoints")
     increment.write(tmp_path / "a.npz", synthetic.draw("train", 1_000).subset(torch.arange(700, 760)))
-    command = [sys.executable, "-c", SERVER, "finetune", *DRAWN, *QUIET, *QUICK, "--trainer.max_epochs", "1000000"]
+    command = [sys.executable, "-c", SERVER, "finetune", *SYNTHETIC, *QUIET, *QUICK, "--trainer.max_epochs", "1000000"]
     command += ["--registry", str(tmp_path / "checkpoints"), "--data.increments", str(tmp_path / "a.npz")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None

@@ -22,7 +22,7 @@ from cifar_lit.data.images import encode_png
 from cifar_lit.registry.registry import Registry
 
 COMMANDS = ("fit", "finetune", "validate", "test", "predict", "export", "import", "increment", "versions", "serve")
-SUMMARY = {"id", "parent", "standing", "champion", "metrics", "created_at", "network", "reason"}
+SUMMARY = {"id", "parent", "status", "champion", "metrics", "created_at", "network", "reason"}
 
 
 @pytest.fixture(autouse=True)
@@ -97,7 +97,7 @@ def test_versions_list_marks_the_champion(capsys, publish) -> None:
     status, out, err = called(capsys, "versions", "list")
     head, first, second, legend = out.splitlines()
     assert (status, err) == (0, "")
-    assert head.split()[:5] == ["id", "parent", "standing", "val/acc", "test/acc"]
+    assert head.split()[:5] == ["id", "parent", "status", "val/acc", "test/acc"]
     assert first.split()[:6] == ["*", "v0001", "-", "promoted", "0.2500", "0.1250"]
     assert first.endswith("-; it is better")
     assert second.split()[:6] == ["v0002", "v0001", "candidate", "0.2500", "0.1250", "ThreeBlockCNN"]
@@ -165,8 +165,8 @@ def test_versions_list_as_json(capsys, publish) -> None:
     publish(parent="v0001")
     first, second = json_of(capsys, "versions", "list", "--json")
     assert set(first) == set(second) == SUMMARY
-    assert (first["id"], first["champion"], first["standing"], first["parent"]) == ("v0001", True, "promoted", None)
-    assert (second["id"], second["champion"], second["standing"]) == ("v0002", False, "candidate")
+    assert (first["id"], first["champion"], first["status"], first["parent"]) == ("v0001", True, "promoted", None)
+    assert (second["id"], second["champion"], second["status"]) == ("v0002", False, "candidate")
     assert first["metrics"] == {"val/acc": 0.25, "test/acc": 0.125}
     assert second["parent"] == "v0001"
 
@@ -325,7 +325,7 @@ def test_predict_writes_to_out_what_it_would_print(capsys, publish, images: Path
 
 def test_a_broken_file_does_not_keep_the_others_from_an_answer(capsys, publish, images: Path) -> None:
     publish(promote=True)
-    (images / "b.PNG").write_bytes(b"not a picture")
+    (images / "b.PNG").write_bytes(b"not an image")
     (images / "scan.jpg").write_bytes(b"II*\0")
     (images / ".hidden").write_bytes(b"")
     status, out, err = called(capsys, "predict", images, "--format", "json")

@@ -48,7 +48,7 @@ def test_the_text_names_accuracies_test_classes_and_disagreements() -> None:
     assert "v0002         0.9667" in text
     assert "9 are right with v0002 alone and 1 with v0001 alone" in text
     assert "p = 0.021" in text
-    assert "10 answers differ:" in text
+    assert "10 predictions differ:" in text
     assert "  image 20, airplane: v0001 says airplane, v0002 automobile" in text
     assert all(name in text for name in CLASS_NAMES)
 

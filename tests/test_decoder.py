@@ -62,7 +62,7 @@ def running(loop_factory: Callable[[], asyncio.AbstractEventLoop], **options: An
 def shared() -> Iterator[Running]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         listening.set_inheritable(True)  # as a server's may be
-        # The largest pictures take seconds on a busy machine.
+        # The largest images take seconds on a busy machine.
         yield from running(uvloop.new_event_loop, workers=3, timeout_s=PATIENCE_S)
 
 
@@ -77,7 +77,7 @@ def here(data: bytes) -> np.ndarray:
     return decode(data).network_pixels
 
 
-def picture(number: int) -> bytes:
+def image(number: int) -> bytes:
     """A file whose pixels tell it from the others."""
     pixels = np.random.default_rng(number).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     return encoded(Image.fromarray(pixels), ("PNG", "JPEG", "WEBP")[number % 3])
@@ -89,7 +89,7 @@ def status(pid: int, field: str) -> str:
 
 
 def halt(pid: int) -> None:
-    """Stops a process, and returns when it does nothing any more: it would take a picture with it."""
+    """Stops a process, and returns when it does nothing any more: it would take an image with it."""
     os.kill(pid, signal.SIGSTOP)
     until = time.monotonic() + PATIENCE_S
     while Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2][0] != "T":
@@ -136,7 +136,7 @@ async def all_back(decoder: Decoder, number: int, *gone: int) -> None:
 
 
 def busy_one(pids: list[int], before: dict[int, float]) -> int | None:
-    """The worker that is at a large picture."""
+    """The worker that is at a large image."""
     return next((pid for pid in pids if megabytes(pid, "VmData") > before[pid] + 16), None)
 
 
@@ -171,7 +171,7 @@ def test_16_megapixels_fit_into_the_memory(shared: Running) -> None:
 
 
 def test_many_at_once_get_their_own_answers(shared: Running) -> None:
-    files = [picture(number) for number in range(60)]
+    files = [image(number) for number in range(60)]
 
     async def work() -> list[np.ndarray]:
         return await asyncio.gather(*(shared.pixels(data) for data in files))
@@ -195,7 +195,7 @@ def test_waiting_callers_are_served_in_order(tight: Running) -> None:
         halt(second)
         tasks = [asyncio.create_task(one(number)) for number in range(12)]
         await asyncio.sleep(0)
-        os.kill(first, signal.SIGCONT)  # the second keeps the one picture that it has, so one worker does the others
+        os.kill(first, signal.SIGCONT)  # the second keeps the one image that it has, so one worker does the others
         await until(lambda: len(order) == 11)
         os.kill(second, signal.SIGCONT)
         await asyncio.gather(*tasks)
@@ -213,7 +213,7 @@ def test_a_limit_of_nothing_is_refused(option: str) -> None:
 # Workers that die, hang or take too much
 
 
-def test_a_picture_whose_worker_was_killed_may_be_sent_again(shared: Running) -> None:
+def test_an_image_whose_worker_was_killed_may_be_sent_again(shared: Running) -> None:
     async def work() -> None:
         pids = shared.decoder.pids
         before = {pid: megabytes(pid, "VmData") for pid in pids}
@@ -300,8 +300,8 @@ def is_ready(decoder: Decoder) -> bool:
     return True
 
 
-def test_workers_killed_one_after_the_other_cost_their_own_pictures_only(shared: Running) -> None:
-    files = [picture(number) for number in range(200)]
+def test_workers_killed_one_after_the_other_cost_their_own_images_only(shared: Running) -> None:
+    files = [image(number) for number in range(200)]
     before = shared.decoder.pids
 
     async def work() -> list[np.ndarray | BaseException]:
@@ -323,7 +323,7 @@ def test_workers_killed_one_after_the_other_cost_their_own_pictures_only(shared:
     assert wrong <= len(before)
 
 
-def test_a_worker_that_dies_over_a_picture_is_replaced(shared: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_worker_that_dies_over_an_image_is_replaced(shared: Running, caplog: pytest.LogCaptureFixture) -> None:
     async def work() -> int:
         pids = shared.decoder.pids
         before = {pid: megabytes(pid, "VmData") for pid in pids}
@@ -344,7 +344,7 @@ def test_a_worker_that_dies_over_a_picture_is_replaced(shared: Running, caplog: 
     np.testing.assert_array_equal(shared.decode(JPEG), here(JPEG))
 
 
-def test_a_picture_that_a_dying_worker_had_not_read_goes_to_another(shared: Running) -> None:
+def test_an_image_that_a_dying_worker_had_not_read_goes_to_another(shared: Running) -> None:
     async def work() -> list[np.ndarray]:
         pids = shared.decoder.pids
         for pid in pids:
@@ -380,7 +380,7 @@ def test_a_worker_that_hangs_is_replaced(tight: Running) -> None:
     tight.run(work())
 
 
-def test_a_picture_that_takes_too_much_memory_is_refused(tight: Running) -> None:
+def test_an_image_that_takes_too_much_memory_is_refused(tight: Running) -> None:
     for _ in range(3):
         with pytest.raises(ImageError, match="more than 8 MiB of memory") as found:
             tight.decode(LARGE)
@@ -422,7 +422,7 @@ def test_callers_that_leave_disturb_nobody(shared: Running, after_s: float) -> N
         for pixels, data in zip(await asyncio.gather(*staying), files, strict=True):
             np.testing.assert_array_equal(pixels, here(data))
 
-    files = [picture(number) for number in range(12)]
+    files = [image(number) for number in range(12)]
     pids = shared.decoder.pids
     shared.run(work())
     assert shared.decoder.pids == pids

@@ -93,7 +93,7 @@ class Remote(Logger):
         super().__init__()
         self.hyperparameters: dict[str, Any] = {}
         self.metrics: dict[str, float] = {}
-        self.pictures: dict[str, Any] = {}
+        self.images: dict[str, Any] = {}
         self.made.append(self)
 
     name = "experiment"
@@ -107,7 +107,7 @@ class Remote(Logger):
         self.metrics |= metrics
 
     def log_image(self, key: str, images: list[Any], step: int | None = None) -> None:
-        self.pictures[key] = images[0].size
+        self.images[key] = images[0].size
 
 
 @pytest.mark.parametrize("logger", ["test_epoch_line.Remote", pytest.param("false", marks=pytest.mark.slow)])
@@ -126,7 +126,7 @@ def test_each_runs_files_lie_in_its_own_folder_whatever_the_logger(
         last = Remote.made[-1]
         assert last.hyperparameters["trainer.max_epochs"] == 2
         assert {"lr", "train/loss", "val/acc", "test/acc"} <= set(last.metrics)
-        assert set(last.pictures) == {"confusion_matrix", "samples", "calibration"}
+        assert set(last.images) == {"confusion_matrix", "samples", "calibration"}
 
 
 @pytest.mark.parametrize("scheme", ["sqlite:///{}/mlflow.db", "file://{}/mlflow"], ids=["sqlite", "files"])
@@ -145,8 +145,8 @@ def test_mlflow_as_the_only_logger_gets_everything(
     assert {"lr", "train/loss", "val/acc"} <= set(found.data.metrics)
     assert found.data.metrics["test/acc"] == Registry("checkpoints").get("v0001").manifest.metrics["test/acc"]
     assert len(client.get_metric_history(found.info.run_id, "val/acc")) == 2
-    pictures = {each.path for each in client.list_artifacts(found.info.run_id)}
-    assert pictures == {"confusion_matrix.png", "samples.png", "calibration.png"}
+    images = {each.path for each in client.list_artifacts(found.info.run_id)}
+    assert images == {"confusion_matrix.png", "samples.png", "calibration.png"}
     names = {path.name for path in (tmp_path / "runs" / "version_0").iterdir()}
     assert names == {"checkpoints", "config.yaml", "samples.png"}
 

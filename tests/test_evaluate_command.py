@@ -55,7 +55,7 @@ def test_validation_takes_the_images_held_out_from_that_version(registry: Regist
     assert "v0001 on 150 validation images" in capsys.readouterr().out
 
 
-def test_report_writes_figures_text_and_pictures(registry: Registry, tmp_path: Path):
+def test_report_writes_figures_text_and_images(registry: Registry, tmp_path: Path):
     assert run("test", registry, "--report", str(tmp_path / "report")) == 0
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"metrics.json", "report.txt", "confusion_matrix.png", "calibration.png", "samples.png"}

@@ -1,4 +1,4 @@
-"""The teacher, with real commands in real processes, on drawn images."""
+"""The fine-tuning service, with real commands in real processes, on synthetic images."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import WEAK
-from finetuning import DRAWN, QUICK, tree
+from finetuning import QUICK, SYNTHETIC, tree
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data import corrected_images, corrections, increment, synthetic
@@ -30,10 +30,10 @@ from cifar_lit.page.teach_desk import View
 from cifar_lit.registry.version import Version
 
 MORE = synthetic.draw("train", 4_000)
-OPTIONS = [*DRAWN, *QUICK, "--trainer.accelerator", "cpu"]
+OPTIONS = [*SYNTHETIC, *QUICK, "--trainer.accelerator", "cpu"]
 ENDLESS = ["--trainer.max_epochs", "100000"]
 
-MakeTeacher = Callable[..., FineTuneService]
+MakeFineTuneService = Callable[..., FineTuneService]
 
 
 @pytest.fixture
@@ -45,12 +45,12 @@ def root(parents: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def teacher(root: Path, tmp_path: Path) -> MakeTeacher:
+def fine_tuning(root: Path, tmp_path: Path) -> MakeFineTuneService:
     return lambda *options: FineTuneService(root, tmp_path / "teach", options=[*OPTIONS, *options], nice=0)
 
 
 def mistaken(predictor: Predictor) -> tuple[Pixels, str, str]:
-    """A picture that the predictor takes for another class, with its own class second: picture, class, and mistake."""
+    """An image that the predictor takes for another class, with its own class second: image, class, and mistake."""
     for image, label in zip(MORE.images[3_000:].numpy(), MORE.labels[3_000:].tolist(), strict=True):
         (answer,) = predictor.predict(image[None])
         _, second, *_ = sorted(answer.probabilities, key=answer.probabilities.__getitem__, reverse=True)
@@ -85,19 +85,21 @@ def files(folder: Path) -> set[str]:
 
 
 @pytest.mark.slow
-def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teacher: MakeTeacher, tmp_path: Path) -> None:
+def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(
+    fine_tuning: MakeFineTuneService, tmp_path: Path
+) -> None:
     async def test() -> None:
-        one = teacher()
+        one = fine_tuning()
         one.sweep()
-        picture, label, said = mistaken(Predictor.from_version(one.registry.get("v0001")))
+        pixels, label, said = mistaken(Predictor.from_version(one.registry.get("v0001")))
         assert one.num_corrections == 0
-        assert one.correct(picture, label, said=said, version="v0001") == 1
+        assert one.correct(pixels, label, said=said, version="v0001") == 1
         assert one.job is None
         seen: list[Job] = [await one.start()]
         with pytest.raises(BusyError, match=r"A fine-tuning runs already \(.*%\)\. Wait for it, or stop it\."):
             await one.start()
         with pytest.raises(BusyError, match="Another server's fine-tuning runs already"):
-            await teacher().start()
+            await fine_tuning().start()
         await until(lambda: seen[-1].stage == "learning" or watch(one, seen))
         later, _ = MORE.images[3_001], one.correct(MORE.images[3_001], "frog", said="cat", version="v0001")
         await until(lambda: watch(one, seen))
@@ -112,7 +114,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
         assert job.figures["old"].before == one.registry.get("v0001").manifest.metrics["val/acc"]
         assert job.figures["old"].after == champion.manifest.metrics["val/acc"]
         assert job.figures["learned"].count == 1
-        assert Predictor.from_version(champion).predict(picture[None])[0].prediction == label
+        assert Predictor.from_version(champion).predict(pixels[None])[0].prediction == label
         # What was learned is put away, what came meanwhile is not, and the rest is tidied up
         assert one.num_corrections == 1
         (rest,) = corrected_images.read(one.corrections)[0].images
@@ -151,7 +153,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(teache
 
 @pytest.mark.parametrize("discard", [False, True])
 def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
-    discard: bool, teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch
+    discard: bool, fine_tuning: MakeFineTuneService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def learn(tuning: FineTuneJob, increment: Path | None) -> Version:
         """A fine-tuning that needs no training."""
@@ -176,7 +178,7 @@ def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
         one.registry.promote("v0002", "again")
         await one.undo(discard=discard)
         assert one.registry.resolve("latest").id == "v0001"
-        assert one.registry.get("v0002").manifest.standing == "rejected"
+        assert one.registry.get("v0002").manifest.status == "rejected"
         assert one.registry.get("v0002").manifest.reason.startswith("undone on the page (first: ")
         assert (one.job or Job("")).state == "undone"
         labels = [CLASS_NAMES.index("frog")] if discard else [CLASS_NAMES.index("cat"), CLASS_NAMES.index("frog")]
@@ -186,16 +188,16 @@ def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
             await one.undo(discard=discard)
         assert one.registry.resolve("latest").id == "v0001"
 
-    one = teacher()
+    one = fine_tuning()
     monkeypatch.setattr(FineTuneJob, "_learn", learn)
     asyncio.run(test())
 
 
 def test_an_upload_is_audited_in_another_process_and_a_bad_one_named_in_words(
-    teacher: MakeTeacher, root: Path, tmp_path: Path
+    fine_tuning: MakeFineTuneService, root: Path, tmp_path: Path
 ) -> None:
     async def test() -> None:
-        one = teacher()
+        one = fine_tuning()
         good, bad = one.new_upload(), one.new_upload()
         data = MORE.subset(torch.arange(700, 730))
         data.labels[:3] = (data.labels[:3] + 1) % 10
@@ -205,11 +207,11 @@ def test_an_upload_is_audited_in_another_process_and_a_bad_one_named_in_words(
         assert found.as_json is not None
         assert found.as_json["count"] == 30
         assert found.as_json["version"] == "v0001"
-        assert found.as_json["not_checked"] == []  # the data set was found by the teacher's options
+        assert found.as_json["not_checked"] == []  # the data set was found by the service's options
         assert found.ok == found.as_json["ok"]
         assert "the file, 30 images: airplane" in found.text
         refused = await one.check(bad)
-        assert (refused.ok, refused.as_json, refused.picture) == (False, None, None)
+        assert (refused.ok, refused.as_json, refused.image) == (False, None, None)
         assert refused.text.startswith("the file: ")
         for text in (found.text, refused.text, json.dumps(found.as_json)):
             assert str(tmp_path) not in text
@@ -239,10 +241,10 @@ def test_a_check_that_takes_too_long_is_ended(root: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("ending", ["stop", "close"])
 def test_stopping_ends_the_child_and_its_group_and_leaves_the_registry_alone(
-    ending: str, teacher: MakeTeacher, root: Path, tmp_path: Path
+    ending: str, fine_tuning: MakeFineTuneService, root: Path, tmp_path: Path
 ) -> None:
     async def test() -> None:
-        one, before = teacher(*ENDLESS), tree(root)
+        one, before = fine_tuning(*ENDLESS), tree(root)
         increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(700, 760)))
         await one.start(tmp_path / "a.npz")
         (tmp_path / "a.npz").unlink()  # a visitor's file may go as soon as it was taken
@@ -273,7 +275,7 @@ def test_a_fine_tuning_that_takes_too_long_is_ended_and_said_so(root: Path, tmp_
         job = await one.wait()
         assert job is not None
         assert (job.state, job.version) == ("failed", None), job
-        assert job.reason.startswith("It took longer than 0.005 minutes and was ended. Give it fewer pictures")
+        assert job.reason.startswith("It took longer than 0.005 minutes and was ended. Give it fewer images")
         assert children() == set()
         assert tree(root) == before
         assert one.num_corrections == 1
@@ -308,9 +310,9 @@ def test_a_version_that_is_being_published_is_not_given_up(
     asyncio.run(test())
 
 
-def test_a_fine_tuning_that_is_stopped_at_once_lets_the_next_one_begin(teacher: MakeTeacher) -> None:
+def test_a_fine_tuning_that_is_stopped_at_once_lets_the_next_one_begin(fine_tuning: MakeFineTuneService) -> None:
     async def test() -> None:
-        one = teacher()
+        one = fine_tuning()
         one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
         for _ in range(2):
             starting = asyncio.ensure_future(one.start())
@@ -324,12 +326,12 @@ def test_a_fine_tuning_that_is_stopped_at_once_lets_the_next_one_begin(teacher: 
     asyncio.run(test())
 
 
-def test_there_must_be_something_to_learn(teacher: MakeTeacher, tmp_path: Path) -> None:
+def test_there_must_be_something_to_learn(fine_tuning: MakeFineTuneService, tmp_path: Path) -> None:
     async def test() -> None:
-        with pytest.raises(SettingError, match="There is no correction to learn from. Correct an answer first."):
-            await teacher().start()
+        with pytest.raises(SettingError, match="There is no correction to learn from. Correct a prediction first."):
+            await fine_tuning().start()
         with pytest.raises(SettingError, match="The increment is not there any more. Upload it again."):
-            await teacher().start(tmp_path / "gone.npz")
+            await fine_tuning().start(tmp_path / "gone.npz")
 
     asyncio.run(test())
 
@@ -340,11 +342,11 @@ from pathlib import Path
 from cifar_lit.feedback.fine_tune_service import FineTuneService
 
 async def main():
-    teacher = FineTuneService(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])
-    await teacher.start(Path(sys.argv[3]))
-    while teacher.job.stage != "learning" and teacher.job.state == "running":
+    fine_tuning = FineTuneService(Path(sys.argv[1]), Path(sys.argv[2]), options=sys.argv[4:])
+    await fine_tuning.start(Path(sys.argv[3]))
+    while fine_tuning.job.stage != "learning" and fine_tuning.job.state == "running":
         await asyncio.sleep(0.01)
-    print(teacher.job.state, flush=True)
+    print(fine_tuning.job.state, flush=True)
     await asyncio.sleep(600)
 
 asyncio.run(main())
@@ -352,7 +354,7 @@ asyncio.run(main())
 
 
 def test_a_killed_server_takes_its_fine_tuning_along_and_the_next_one_sweeps(
-    teacher: MakeTeacher, root: Path, tmp_path: Path
+    fine_tuning: MakeFineTuneService, root: Path, tmp_path: Path
 ) -> None:
     increment.write(tmp_path / "a.npz", MORE.subset(torch.arange(700, 760)))
     before = tree(root)
@@ -371,7 +373,7 @@ def test_a_killed_server_takes_its_fine_tuning_along_and_the_next_one_sweeps(
         time.sleep(0.01)
     assert children(child) == set()
     assert tree(root) == before
-    one = teacher()
+    one = fine_tuning()
     one.sweep()
     left = files(tmp_path / "teach")
     assert len(left) == 2, left
@@ -380,8 +382,10 @@ def test_a_killed_server_takes_its_fine_tuning_along_and_the_next_one_sweeps(
     assert files(tmp_path / "teach") == left
 
 
-def test_sweeping_removes_uploads_after_an_hour_and_of_processes_that_are_gone(teacher: MakeTeacher) -> None:
-    one = teacher()
+def test_sweeping_removes_uploads_after_an_hour_and_of_processes_that_are_gone(
+    fine_tuning: MakeFineTuneService,
+) -> None:
+    one = fine_tuning()
     new, old, report = one.new_upload(), one.new_upload(), one.new_upload().with_suffix("")
     for path in (new, old):
         path.write_bytes(b"")
@@ -410,7 +414,9 @@ def test_the_reason_is_the_last_error_that_a_command_told(lines: list[str], reas
     assert error_of(lines) == reason
 
 
-def test_a_full_disk_never_leaves_a_fine_tuning_running(teacher: MakeTeacher, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_never_leaves_a_fine_tuning_running(
+    fine_tuning: MakeFineTuneService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Full(FineTuneJob):
         def __init__(self, *args: Any) -> None:
             super().__init__(*args)
@@ -420,7 +426,7 @@ def test_a_full_disk_never_leaves_a_fine_tuning_running(teacher: MakeTeacher, mo
         raise OSError(28, "No space left on device")
 
     async def test() -> None:
-        found = teacher()
+        found = fine_tuning()
         found.correct(np.zeros((32, 32, 3), np.uint8), "cat", said="dog", version="v0001")
         for _ in range(2):
             await found.start()

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import WEAK, tiny_network
-from finetuning import DRAWN, FASTER, HALF, QUICK, QUIET, tree
+from finetuning import FASTER, HALF, QUICK, QUIET, SYNTHETIC, tree
 from hostile_npz import FRAGMENTS, HOSTILE
 
 from cifar_lit.cli import main
@@ -54,7 +54,7 @@ def registry(parents: Path) -> Registry:
 @pytest.fixture
 def finetune(registry: Registry) -> Call:
     """Runs `cifar-lit finetune` on these files; gives its exit status."""
-    return lambda *args, data=DRAWN: main(["finetune", *data, *QUIET, *QUICK, "--data.increments", *map(str, args)])
+    return lambda *args, data=SYNTHETIC: main(["finetune", *data, *QUIET, *QUICK, "--data.increments", *map(str, args)])
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_new_images_make_a_promoted_version_that_says_what_was_learned(
     assert finetune("a.npz", "b.npz", *FASTER) == 0
     version = registry.resolve("latest")
     manifest = version.manifest
-    assert (version.id, manifest.parent, manifest.standing) == ("v0003", "v0001", "promoted")
+    assert (version.id, manifest.parent, manifest.status) == ("v0003", "v0001", "promoted")
     assert registry.verify() == {"v0001": None, "v0002": None, "v0003": None}
     assert set(manifest.files) >= {
         "model.safetensors",
@@ -166,7 +166,7 @@ def test_any_number_of_images_can_be_learned_but_only_a_gain_on_held_out_ones_is
     manifest = learner.get("v0003").manifest
     assert manifest.training["held_out"] == held
     assert manifest.data["increments"][0]["count"] == len(data)
-    assert (manifest.standing, reason in manifest.reason) == ("candidate" if reason else "promoted", True)
+    assert (manifest.status, reason in manifest.reason) == ("candidate" if reason else "promoted", True)
 
 
 def wrong_about(registry: Registry, version_id: str) -> torch.Tensor:
@@ -184,13 +184,13 @@ def test_a_single_correction_is_promoted_if_it_was_learned_and_only_then(
     correction = ["one.npz", "--data.corrections", "true"]
     assert finetune(*correction, "--model.optimizer.lr", "1e-12") == NOT_PROMOTED
     manifest = learner.get("v0003").manifest
-    assert manifest.standing == "candidate"
-    assert "of 1 corrections the parent answers 1 wrong, and of these the child answers 0 right" in manifest.reason
+    assert manifest.status == "candidate"
+    assert "of 1 corrections the parent gets 1 wrong, and of these the child gets 0 right" in manifest.reason
     assert finetune(*correction, *FASTER) == 0
     assert "1 of 1 mistakes corrected" in learner.resolve("latest").manifest.reason
     # What the champion says already is no evidence
     assert finetune(*correction, *FASTER) == NOT_PROMOTED
-    assert "of 1 corrections the parent answers 0 wrong" in learner.get("v0005").manifest.reason
+    assert "of 1 corrections the parent gets 0 wrong" in learner.get("v0005").manifest.reason
     assert learner.resolve("latest").id == "v0004"
 
 
@@ -209,26 +209,26 @@ def test_what_was_learned_before_or_is_in_the_training_set_is_no_reason_to_promo
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "standing", "advice"),
+    ("options", "exit_status", "status", "advice"),
     [
         (FASTER, 0, "promoted", ""),
         (["--from", "v0002"], NOT_PROMOTED, "candidate", "Give more images. `cifar-lit versions promote v0003`"),
-        (["--from", "v0002", "--any-standing"], 0, "candidate", "`cifar-lit versions promote v0003`"),
+        (["--from", "v0002", "--any-status"], 0, "candidate", "`cifar-lit versions promote v0003`"),
         (["--gate.max_drop", "0", "--from", "v0002"], NOT_PROMOTED, "rejected", "Give fewer new images"),
         (["--gate.max_label_rank", "0"], NOT_PROMOTED, "rejected", "`cifar-lit increment check a.npz --report audit`"),
     ],
 )
 def test_the_exit_status_tells_whether_it_was_promoted_and_the_last_line_what_to_do(
     options: list[str],
-    status: int,
-    standing: str,
+    exit_status: int,
+    status: str,
     advice: str,
     finetune: Call,
     learner: Registry,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert finetune("a.npz", *options) == status
-    assert learner.get("v0003").manifest.standing == standing
+    assert finetune("a.npz", *options) == exit_status
+    assert learner.get("v0003").manifest.status == status
     last = capsys.readouterr().out.splitlines()[-1]
     assert advice in last if advice else last.startswith("Version: ")
 
@@ -239,9 +239,9 @@ def test_json_is_one_object_on_standard_output(
     assert finetune("a.npz", "--json", *FASTER) == 0
     printed = json.loads(capsys.readouterr().out)
     manifest = learner.get("v0003").manifest
-    assert {"id", "parent", "standing", "champion", "metrics"} <= set(printed)
+    assert {"id", "parent", "status", "champion", "metrics"} <= set(printed)
     assert (printed["id"], printed["parent"]) == ("v0003", "v0001")
-    assert (printed["standing"], printed["champion"]) == ("promoted", True)
+    assert (printed["status"], printed["champion"]) == ("promoted", True)
     assert printed["metrics"] == manifest.metrics
     assert {"val/acc", "val/loss", "test/acc", "test/f1"} <= set(manifest.metrics)
 
@@ -255,7 +255,7 @@ def test_a_class_that_the_parent_is_bad_at_can_be_learned(finetune: Call, regist
     manifest = registry.get("v0003").manifest
     lessons = json.loads(registry.get("v0003").read("report/forgetting.json"))
     assert lessons["new"]["before"]["acc"] < 0.5 < lessons["new"]["after"]["acc"]
-    assert manifest.standing == "promoted", manifest.reason
+    assert manifest.status == "promoted", manifest.reason
 
 
 def test_the_config_file_spells_out_the_defaults() -> None:
@@ -363,7 +363,7 @@ def test_more_than_the_bound_is_not_kept_and_a_rejected_increment_never(finetune
     assert "large.npz is not kept to be replayed later" in warning
     assert "larger than 1 MiB. Raise --keep_increments_mib, or drop some: `cifar-lit versions increments`" in warning
     assert finetune("a.npz", "--from", "v0002", "--gate.max_drop", "0") == NOT_PROMOTED
-    assert learner.get("v0004").manifest.standing == "rejected"
+    assert learner.get("v0004").manifest.status == "rejected"
     assert learner.increments.sizes() == {}
 
 
@@ -371,7 +371,7 @@ def test_the_loss_of_a_whole_line_is_bounded(finetune: Call, learner: Registry) 
     """v0001 is the parent and much worse than v0002, which the operator names as the line's reference."""
     assert finetune("a.npz", "--reference", "v0002", "--gate.max_line_drop", "0") == NOT_PROMOTED
     manifest = learner.get("v0003").manifest
-    assert manifest.standing == "rejected"
+    assert manifest.status == "rejected"
     assert "old accuracy since v0002, of its line, 1.0000 -> " in manifest.reason
     # A line that was better once is measured against that
     learner.promote("v0002", "for this test")
@@ -386,7 +386,7 @@ def test_a_parent_that_is_not_the_champion_must_make_a_version_as_good_as_the_ch
 ) -> None:
     assert finetune("a.npz", "--from", "v0001", *FASTER, "--trainer.max_epochs", "1") == NOT_PROMOTED
     manifest = registry.get("v0003").manifest
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert "; but beside champion v0002: " in manifest.reason
     assert manifest.reason in capsys.readouterr().out
     assert registry.resolve("latest").id == "v0002"
@@ -413,7 +413,7 @@ def test_without_old_images_the_result_is_a_candidate(
         assert finetune("a.npz", data=["--data.root", "nothing"]) == NOT_PROMOTED
     assert any("no old images under" in text for text in texts)
     manifest = registry.get("v0003").manifest
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert {name.split("/")[0] for name in manifest.metrics} == {"new"}
     assert "v0003 is candidate: there were no old images" in capsys.readouterr().out
     unserved(registry, before)
@@ -423,7 +423,7 @@ def test_old_increments_alone_do_not_make_up_for_old_images(finetune: Call, regi
     increment.write(Path("many.npz"), synthetic.draw("train", 2_400).subset(torch.arange(600, 2_400)))
     assert finetune("a.npz", "--data.old_increments", "many.npz", data=["--data.root", "nothing"]) == NOT_PROMOTED
     assert "old" not in json.loads(registry.get("v0003").read("report/forgetting.json"))
-    assert registry.get("v0003").manifest.standing == "candidate"
+    assert registry.get("v0003").manifest.status == "candidate"
 
 
 # What must not get through
@@ -435,7 +435,7 @@ def test_a_rejected_version_is_kept_with_its_reason_and_not_served(
     before = tree(registry.root)
     assert finetune("a.npz", "--gate.max_drop", "0") == NOT_PROMOTED
     manifest = registry.get("v0003").manifest
-    assert manifest.standing == "rejected"
+    assert manifest.status == "rejected"
     assert "fell by more than 0 points can't be ruled out" in manifest.reason
     assert f"v0003 is rejected: {manifest.reason}." in capsys.readouterr().out
     events = [event for event in registry.history.read() if event["id"] == "v0003"]
@@ -475,7 +475,7 @@ def test_a_poisoned_increment_never_changes_the_champion(
     increment.write(Path("poison.npz"), make())
     status = finetune("poison.npz", "--model.optimizer.lr", "0.002")
     if status == NOT_PROMOTED:
-        assert registry.get("v0003").manifest.standing == "rejected"
+        assert registry.get("v0003").manifest.status == "rejected"
     else:
         assert status == 2
         assert tree(registry.root) == before
@@ -491,7 +491,7 @@ def test_a_hostile_file_is_one_clear_message_and_leaves_the_registry_as_it_was(
 ) -> None:
     HOSTILE[name][0](tmp_path / "hostile.npz")
     before, memory = tree(parents), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    arguments = ["--data.increments", "a.npz", "hostile.npz", "--registry", str(parents), *DRAWN, *QUIET, *QUICK]
+    arguments = ["--data.increments", "a.npz", "hostile.npz", "--registry", str(parents), *SYNTHETIC, *QUIET, *QUICK]
     assert main(["finetune", *arguments]) == 2
     output = capsys.readouterr()
     said = [line for line in output.err.splitlines() if line.startswith("error:")]
@@ -546,7 +546,7 @@ def test_without_increments_the_usage_is_told_briefly(
 ) -> None:
     before = tree(registry.root)
     try:
-        status: Any = main(["finetune", *args, *DRAWN, *QUIET])
+        status: Any = main(["finetune", *args, *SYNTHETIC, *QUIET])
     except SystemExit as exit:
         status = exit.code
     assert status == 2
@@ -567,7 +567,7 @@ def test_an_unwritable_registry_is_found_before_training(
 
 
 def test_an_empty_registry_has_no_parent_to_offer(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["finetune", "--data.increments", "a.npz", *DRAWN, *QUIET]) == 2
+    assert main(["finetune", "--data.increments", "a.npz", *SYNTHETIC, *QUIET]) == 2
     (said,) = errors(capsys)
     assert "has no champion: no version was promoted yet" in said
     assert not Path("checkpoints").exists()
@@ -655,7 +655,7 @@ def test_the_threads_that_were_free_stand_in_the_config_so_that_it_runs_again_al
 ) -> None:
     monkeypatch.setattr("cifar_lit.commands.finetune.free_cores", lambda: 1)
     quick = [each for each in QUICK if each not in ("--threads", "1")]
-    assert main(["finetune", *DRAWN, *QUIET, *quick, "--data.increments", "a.npz"]) == NOT_PROMOTED
+    assert main(["finetune", *SYNTHETIC, *QUIET, *quick, "--data.increments", "a.npz"]) == NOT_PROMOTED
     assert "threads: 1\n" in registry.get("v0003").read("config.yaml").decode()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from finetuning import DRAWN, FASTER, QUICK, QUIET, tree
+from finetuning import FASTER, QUICK, QUIET, SYNTHETIC, tree
 
 from cifar_lit.commands.finetune import NOT_PROMOTED
 from cifar_lit.data import increment, synthetic
@@ -74,7 +74,7 @@ class FineTunes:
         self.parents = learner(parents, folder)
         self.registry = Registry(folder / "checkpoints")
         increment.write(folder / "a.npz", synthetic.draw("train", 1_000).subset(torch.arange(700, 760)))
-        arguments = ["finetune", "--from", "v0001", "--data.increments", "a.npz", *DRAWN, *QUIET, *QUICK, *FASTER]
+        arguments = ["finetune", "--from", "v0001", "--data.increments", "a.npz", *SYNTHETIC, *QUIET, *QUICK, *FASTER]
         self.process = subprocess.Popen(
             [sys.executable, "-c", SCRIPT, str(self.registry.root), *arguments],
             cwd=folder,
@@ -120,7 +120,7 @@ def check_after_a_kill(runs: FineTunes) -> None:
     assert set(registry.verify().values()) == {None}
     champion = registry.resolve("latest")
     assert champion.id in {"v0001", CHILD}
-    assert champion.manifest.standing == "promoted"
+    assert champion.manifest.status == "promoted"
     load_network(champion)
     before, now = tree(runs.parents), tree(registry.root)
     assert {name: now[name] for name in before if name.startswith("v")} == {
@@ -183,8 +183,18 @@ def test_ctrl_c_ends_a_fine_tune_without_a_version(finetunes: FineTunes) -> None
 def test_two_fine_tunes_at_once_make_two_whole_versions(parents: Path, tmp_path: Path) -> None:
     shutil.copytree(learner(parents, tmp_path), tmp_path / "checkpoints")
     increment.write(tmp_path / "a.npz", synthetic.draw("train", 1_000).subset(torch.arange(700, 760)))
-    command = [sys.executable, "-m", "cifar_lit.cli", "finetune", "--data.increments", "a.npz", *DRAWN, *QUIET, *QUICK]
-    command += FASTER
+    command = [
+        sys.executable,
+        "-m",
+        "cifar_lit.cli",
+        "finetune",
+        "--data.increments",
+        "a.npz",
+        *SYNTHETIC,
+        *QUIET,
+        *QUICK,
+    ]
+    command += [*SYNTHETIC, *QUIET, *QUICK, *FASTER]
     processes = [
         subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) for _ in "ab"
     ]
@@ -194,7 +204,7 @@ def test_two_fine_tunes_at_once_make_two_whole_versions(parents: Path, tmp_path:
     registry = Registry(tmp_path / "checkpoints")
     assert registry.ids() == ["v0001", "v0002", "v0003", "v0004"]
     assert set(registry.verify().values()) == {None}
-    assert "promoted" in {registry.get(each).manifest.standing for each in ("v0003", "v0004")}
+    assert "promoted" in {registry.get(each).manifest.status for each in ("v0003", "v0004")}
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ def write(tmp_path: Path) -> Write:
 
 
 def module(*files: Path, **options: object) -> FinetuneDataModule:
-    """Set up, beside 200 drawn images of which 40 are for validation."""
+    """Set up, beside 200 synthetic images of which 40 are for validation."""
     settings = {"source": "synthetic", "num_synthetic": NUM_OLD} | options
     data = FinetuneDataModule(list(files), **settings)  # type: ignore[arg-type]
     data.setup("fit")

@@ -92,7 +92,7 @@ def test_a_worse_result_stays_a_candidate(fit: Fit, capsys: pytest.CaptureFixtur
     fit("--model.optimizer.init_args.lr", "0.0")
     registry = Registry("checkpoints")
     worse = registry.get("v0002").manifest
-    assert worse.standing == "candidate"
+    assert worse.status == "candidate"
     assert registry.resolve("latest").id == "v0001"
     assert "is not above champion v0001's" in worse.reason
     assert "on the same 40 images" in worse.reason
@@ -116,7 +116,7 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
     fit("--model.optimizer.init_args.lr", "0.0")
     fit("--trainer.max_epochs", "4", option, value)
     manifest = Registry("checkpoints").get("v0002").manifest
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert f"it can't be compared with champion v0001: {words}" in manifest.reason
 
 
@@ -129,7 +129,7 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
 )
 @pytest.mark.filterwarnings("ignore:EMAWeightAveraging is too slow")
 def test_every_config_trains(config: Path, fit: Fit):
-    # The recipe's network and optimizer, on drawn images.
+    # The recipe's network and optimizer, on synthetic images.
     assert fit("--data.source", "synthetic", "--data.num_synthetic", "500", config=str(config)) == 0
     assert config.read_text().startswith("# cifar-lit fit --config configs/")
 
@@ -163,7 +163,7 @@ def test_without_validation_images_the_last_epoch_is_kept_and_not_promoted_over_
     assert (manifest.training["best_epoch"], manifest.training["epochs"]) == (1, 2)
     assert {name.partition("/")[0] for name in manifest.metrics} == {"test"}
     assert manifest.data["split"]["val_fraction"] == 0
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert "no images that neither was trained on" in manifest.reason
 
 
@@ -343,7 +343,7 @@ def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
     Path("checkpoints/v0001/model.safetensors").write_bytes(b"rubbish")
     assert fit() == 0
     manifest = Registry("checkpoints").get("v0002").manifest
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert "no champion to compare it with" in manifest.reason
 
 
@@ -372,7 +372,7 @@ def test_a_champion_that_can_not_be_loaded_costs_no_training(fit: Fit):
     assert fit("--trainer.max_epochs", "4") == 0
     registry = Registry("checkpoints")
     manifest = registry.get("v0002").manifest
-    assert manifest.standing == "candidate"
+    assert manifest.status == "candidate"
     assert "it can't be compared with champion v0001" in manifest.reason
     assert "NetworkOfTomorrow" in manifest.reason
     assert registry.pointer() == "v0001"

@@ -103,14 +103,14 @@ def test_json_has_figures_per_class_and_the_rows_that_flipped() -> None:
     ],
     ids=["one image", "all sets"],
 )
-def test_png_is_a_picture_of_every_set(comparisons: forgetting_report.Comparisons) -> None:
+def test_png_is_an_image_of_every_set(comparisons: forgetting_report.Comparisons) -> None:
     sizes = []
     for shown in (comparisons, {"old": comparison(right=80, lost=3, wrong=17)}):
-        picture = Image.open(io.BytesIO(forgetting_report.png(shown, "Learned and lost")))
-        picture.load()
-        assert picture.format == "PNG"
-        assert min(picture.size) > 200
-        sizes.append(picture.size)
+        image = Image.open(io.BytesIO(forgetting_report.png(shown, "Learned and lost")))
+        image.load()
+        assert image.format == "PNG"
+        assert min(image.size) > 200
+        sizes.append(image.size)
     assert len(comparisons) == 1 or sizes[0] != sizes[1]
 
 
@@ -143,8 +143,8 @@ def test_flipped_images_are_shown_as_gained_and_lost_the_most_confident_of_each_
     old = comparison(right=70, lost=9, gained=1, wrong=20)
     old.after.logits[73] *= 0.01  # the least sure of the nine losses
     images = {"old": torch.arange(100), "new": torch.arange(200, 206)}
-    pictures = {name: rows[:, None, None, None].expand(-1, 32, 32, 3).byte() for name, rows in images.items()}
-    assert forgetting_report.flipped_png({"old": old, "new": SMALL}, pictures, "a title") == b"png"
+    pixels = {name: rows[:, None, None, None].expand(-1, 32, 32, 3).byte() for name, rows in images.items()}
+    assert forgetting_report.flipped_png({"old": old, "new": SMALL}, pixels, "a title") == b"png"
     gained, lost = seen["groups"]
     assert (gained[0], gained[1]) == ("Gained: wrong before, right now", True)
     assert (lost[0], lost[1]) == ("Lost: right before, wrong now", False)
@@ -155,14 +155,14 @@ def test_flipped_images_are_shown_as_gained_and_lost_the_most_confident_of_each_
     assert [len(group[3]) for group in (gained, lost)] == [3, 10]
     assert seen["title"] == "a title"
     # A group without images is left out
-    forgetting_report.flipped_png({"new": of([3], [1], [0])}, pictures, "")
+    forgetting_report.flipped_png({"new": of([3], [1], [0])}, pixels, "")
     assert [group[1] for group in seen["groups"]] == [True]
 
 
 def test_a_change_of_nothing_has_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     text = forgetting_report.text({"old": comparison(right=700, wrong=300)})
     assert "-0.00" not in text
-    # 1 of 10,000 lost is 0.01 points, which a picture rounds away
+    # 1 of 10,000 lost is 0.01 points, which an image rounds away
     drawn: list[str] = []
     monkeypatch.setattr("matplotlib.axes.Axes.annotate", lambda self, text, *_, **__: drawn.append(text))
     forgetting_report.png({"old": comparison(right=9_000, lost=1, wrong=999)}, "")
@@ -170,7 +170,7 @@ def test_a_change_of_nothing_has_no_sign(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "+0.0" in drawn
 
 
-def test_no_picture_is_made_if_no_answer_flipped() -> None:
+def test_no_image_is_made_if_no_answer_flipped() -> None:
     assert (
         forgetting_report.flipped_png({"old": comparison(right=10, wrong=2)}, {"old": torch.zeros(12, 32, 32, 3)}, "")
         is None

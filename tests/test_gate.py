@@ -49,7 +49,7 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
 
 
 @pytest.mark.parametrize(
-    ("given", "standing", "reason"),
+    ("given", "status", "reason"),
     [
         # It learns and forgets nothing, or next to nothing
         (evidence(), "promoted", "new accuracy 0.6000 -> 0.8000 on 100 images (lost 0, gained 20)"),
@@ -81,7 +81,7 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
             evidence(new=by_lot(100), learned=by_lot(400)),
             "rejected",
             "the labels look wrong: on average the parent has 4.5 other classes before the given one (4.5 if labels "
-            "were drawn by lot), and learning them did not improve accuracy on held-out ones beyond chance "
+            "were random), and learning them did not improve accuracy on held-out ones beyond chance "
             "(0.1000 -> 0.1000 on 100",
         ),
         (evidence(new=None, learned=by_lot(400)), "rejected", "did not improve accuracy on held-out ones"),
@@ -100,11 +100,11 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
         (
             correction(wrong=1),
             "candidate",
-            "parent answers 1 wrong, and of these the child answers 0",
+            "parent gets 1 wrong, and of these the child gets 0",
         ),
-        (correction(gained=1, wrong=1), "candidate", "the child answers 1 right"),
-        (correction(right=1), "candidate", "of 1 corrections the parent answers 0 wrong"),
-        (correction(lost=1, gained=1), "candidate", "answers 1 wrong, and of these the child answers 1 right"),
+        (correction(gained=1, wrong=1), "candidate", "the child gets 1 right"),
+        (correction(right=1), "candidate", "of 1 corrections the parent gets 0 wrong"),
+        (correction(lost=1, gained=1), "candidate", "gets 1 wrong, and of these the child gets 1 right"),
         (correction(gained=1, old=LARGE_DROP), "rejected", "fell by more than 0.5 points"),
         (correction(gained=1, old=None), "candidate", "there were no old images"),
         (correction(gained=1, rank=6), "rejected", "the labels look wrong"),
@@ -134,43 +134,43 @@ def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
         (evidence(num_given=1_000), "promoted", "new accuracy"),
     ],
 )
-def test_a_result_gets_the_standing_that_its_evidence_deserves(given: Evidence, standing: str, reason: str) -> None:
+def test_a_result_gets_the_status_that_its_evidence_deserves(given: Evidence, status: str, reason: str) -> None:
     decision = Gate().judge(given)
-    assert (decision.standing, reason in decision.reason) == (standing, True), decision
+    assert (decision.status, reason in decision.reason) == (status, True), decision
 
 
 def test_a_wider_or_narrower_limit_decides_about_a_drop() -> None:
-    assert Gate(max_drop=1.0).judge(evidence(old=LARGE_DROP)).standing == "promoted"
-    assert Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).standing == "rejected"
-    assert Gate(max_line_drop=1.0).judge(evidence(line={"v0001": LARGE_DROP})).standing == "promoted"
-    assert Gate(max_line_drop=0.1).judge(evidence(line={"v0001": SMALL_DROP})).standing == "rejected"
+    assert Gate(max_drop=1.0).judge(evidence(old=LARGE_DROP)).status == "promoted"
+    assert Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).status == "rejected"
+    assert Gate(max_line_drop=1.0).judge(evidence(line={"v0001": LARGE_DROP})).status == "promoted"
+    assert Gate(max_line_drop=0.1).judge(evidence(line={"v0001": SMALL_DROP})).status == "rejected"
     assert "by more than 0.1 points" in Gate(max_drop=0.1).judge(evidence(old=SMALL_DROP)).reason
 
 
 def test_the_longer_a_line_the_surer_the_gate_must_be_that_it_has_not_lost_too_much() -> None:
     p_value = SMALL_DROP.noninferiority_p_value(0.5)  # 0.0003
     last = int(0.1 / p_value)
-    for generation, standing in ((1, "promoted"), (last, "promoted"), (last + 1, "rejected")):
+    for generation, status in ((1, "promoted"), (last, "promoted"), (last + 1, "rejected")):
         given = evidence(line={"v0001": SMALL_DROP}, generation=generation)
-        assert Gate().judge(given).standing == standing
+        assert Gate().judge(given).status == status
     alone = evidence(old=SMALL_DROP, generation=last + 1)  # the parent alone is compared as ever
-    assert Gate().judge(alone).standing == "promoted"
+    assert Gate().judge(alone).status == "promoted"
 
 
 def test_confidence_decides_how_sure_the_gate_must_be() -> None:
-    assert Gate(confidence=0.5).judge(evidence(old=UNCERTAIN_DROP)).standing == "promoted"
-    assert Gate(confidence=0.99).judge(evidence(old=KEPT)).standing == "promoted"
-    assert Gate(confidence=0.5).judge(evidence(old=LARGE_DROP)).standing == "rejected"
-    assert Gate(confidence=0.5).judge(evidence(new=FELL_BY_CHANCE)).standing == "rejected"
-    assert Gate(confidence=0.99).judge(evidence(new=FELL)).standing == "candidate"  # p = 0.019
+    assert Gate(confidence=0.5).judge(evidence(old=UNCERTAIN_DROP)).status == "promoted"
+    assert Gate(confidence=0.99).judge(evidence(old=KEPT)).status == "promoted"
+    assert Gate(confidence=0.5).judge(evidence(old=LARGE_DROP)).status == "rejected"
+    assert Gate(confidence=0.5).judge(evidence(new=FELL_BY_CHANCE)).status == "rejected"
+    assert Gate(confidence=0.99).judge(evidence(new=FELL)).status == "candidate"  # p = 0.019
 
 
 def test_max_label_rank_and_rise_p_value_decide_when_labels_are_believed() -> None:
     doubted = evidence(new=by_lot(100), learned=by_lot(400))
-    assert Gate().judge(doubted).standing == "rejected"
-    assert Gate(max_label_rank=4.5).judge(doubted).standing == "candidate"
+    assert Gate().judge(doubted).status == "rejected"
+    assert Gate(max_label_rank=4.5).judge(doubted).status == "candidate"
     rises = evidence(new=BAD_AT, learned=comparison(right=40, gained=300, wrong=60, rank=3))
-    assert Gate(rise_p_value=1e-12).judge(rises).standing == "rejected"
+    assert Gate(rise_p_value=1e-12).judge(rises).status == "rejected"
 
 
 def test_label_rank_is_the_mean_over_all_new_images_in_the_parents_order() -> None:
@@ -208,7 +208,7 @@ def test_a_mere_leaning_to_the_given_class_does_not_make_its_labels_true() -> No
     learned = Comparison(answers(new_labels, torch.full((100,), 4)), answers(new_labels, torch.zeros(100).long()))
     old_labels = torch.arange(10_000) % 10
     right = answers(old_labels, torch.zeros(10_000).long())
-    assert Gate(max_drop=100).judge(evidence(old=Comparison(right, right), new=new, learned=learned)).standing == (
+    assert Gate(max_drop=100).judge(evidence(old=Comparison(right, right), new=new, learned=learned)).status == (
         "promoted"
     )
     # ... but so are 30 % of the old images of other classes.

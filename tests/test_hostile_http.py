@@ -143,11 +143,11 @@ def test_every_sound_image_gets_its_answer(client: httpx.Client) -> None:
             assert response.json()["prediction"] in CLASS_NAMES, name
 
 
-def test_a_turned_picture_has_the_answer_of_the_upright_one(client: httpx.Client) -> None:
+def test_a_turned_image_has_the_answer_of_the_upright_one(client: httpx.Client) -> None:
     for kind in ("PNG", "JPEG", "WEBP"):
         turned = [content_of(GOOD[f"{kind}, orientation {way}"]) for way in range(1, 9)]
         answers = [list(ask(client, data).json()["probabilities"].values()) for data in turned]
-        for answer in answers:  # a lossy picture that is turned is not quite the same
+        for answer in answers:  # a lossy image that is turned is not quite the same
             assert answer == pytest.approx(answers[0], abs=1e-6 if kind == "PNG" else 0.1)
 
 

@@ -80,7 +80,7 @@ def over_white(image: Image.Image) -> np.ndarray:
             ]
             for data in [encoded(image, "JPEG", **options)]
         ],
-        # What follows the end of the picture is not looked at
+        # What follows the end of the image is not looked at
         (encoded(Image.fromarray(NOISE)) + b"garbage", NOISE),
     ],
 )
@@ -164,7 +164,7 @@ def test_orientation_is_read_from_exif(block: bytes, orientation: int) -> None:
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_sound_picture_raises(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_sound_image_raises(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     content, fault = HOSTILE[name]
     data = content_of(content)
     with pytest.raises(ImageError) as caught:
@@ -175,7 +175,7 @@ def test_what_is_no_sound_picture_raises(name: str, capfd: pytest.CaptureFixture
 
 
 @pytest.mark.parametrize("name", GOOD)
-def test_a_sound_picture_is_decoded(name: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_sound_image_is_decoded(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     image = decode(content_of(GOOD[name])).network_pixels
     assert (image.shape, image.dtype) == ((32, 32, 3), np.uint8)
     assert capfd.readouterr().err == ""
@@ -266,7 +266,7 @@ def test_a_refusal_from_the_header_allocates_nothing() -> None:
     assert peak < 100_000
 
 
-def test_a_large_claim_with_few_pixels_is_refused_before_the_picture_is_allocated() -> None:
+def test_a_large_claim_with_few_pixels_is_refused_before_the_image_is_allocated() -> None:
     with pytest.raises(ImageError, match="image file is truncated"):
         decode(png(7_000, 7_000, 8, 2, bytes(200)))
 
@@ -383,7 +383,7 @@ def test_an_image_shows_what_its_visitor_sees(name: str) -> None:
     ("name", "note"),
     [
         *[(f"animated.{kind}", "only the first frame") for kind in ("png", "webp", "gif", "avif")],
-        *[(name, "only the main picture") for name in ("mpo.jpg", "ultra_hdr.jpg", "several.heic")],
+        *[(name, "only the main image") for name in ("mpo.jpg", "ultra_hdr.jpg", "several.heic")],
         *[(name, "") for name in ("plain.jpg", "plain.png", "still.gif", "plain.webp", "web.avif", "photo.heic")],
     ],
 )

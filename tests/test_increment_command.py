@@ -150,7 +150,7 @@ def test_a_version_is_asked_that_is_not_the_champion(capsys, publish) -> None:
     assert json.loads(out)["version"] == "v0002"
 
 
-def test_the_report_is_text_json_and_a_picture(capsys, publish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_text_json_and_an_image(capsys, publish, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(promote=True)
     cat = torch.eye(10)[3]
     monkeypatch.setattr(ThreeBlockCNN, "logits", lambda self, images: 99 * cat.expand(len(images), 10))
@@ -161,14 +161,14 @@ def test_the_report_is_text_json_and_a_picture(capsys, publish, monkeypatch: pyt
     about = json.loads(Path("a/b/audit.json").read_text())
     (doubts,) = [finding for finding in about["findings"] if finding["code"] == "doubted_labels"]
     assert len(doubts["rows"]) == 45
-    with Image.open("a/b/doubts.png") as picture:
-        assert picture.format == "PNG"
-        assert min(picture.size) > 32
+    with Image.open("a/b/doubts.png") as image:
+        assert image.format == "PNG"
+        assert min(image.size) > 32
     called(capsys, "check", "new.npz", *SYNTHETIC, "--report", "a/b", "--from", "none")
     assert not Path("a/b/doubts.png").exists(), "it was that of another check"
 
 
-def test_clean_writes_what_no_error_concerns_and_each_picture_once(capsys) -> None:
+def test_clean_writes_what_no_error_concerns_and_each_image_once(capsys) -> None:
     rows = torch.tensor([*range(10), 3, 3])
     images = torch.cat([NEW.images[rows], TEST.images[:1], NEW.images[5:6]])
     labels = torch.cat([NEW.labels[rows], TEST.labels[:1], NEW.labels[5:6] + 1])
@@ -195,17 +195,17 @@ def test_clean_writes_nothing_if_no_row_is_left(capsys) -> None:
 # make
 
 
-def test_make_from_pictures_of_any_size_and_kind(capsys) -> None:
+def test_make_from_images_of_any_size_and_kind(capsys) -> None:
     for name, size in (("cat/a.png", (32, 32)), ("cat/deep/b.JPG", (60, 40)), ("truck/c.webp", (5, 9))):
-        path = Path("pictures", name)
+        path = Path("images", name)
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", size, (200, 100, 0)).save(path, {".JPG": "JPEG"}.get(path.suffix))
-    Path("pictures/cat/notes.txt").write_text("mine")
-    Path("pictures/.cache").mkdir()
-    status, out, err = called(capsys, "make", "--images", "pictures", "--out", "out.npz")
+    Path("images/cat/notes.txt").write_text("mine")
+    Path("images/.cache").mkdir()
+    status, out, err = called(capsys, "make", "--images", "images", "--out", "out.npz")
     assert (status, err) == (0, "left out: 1 .txt (cat/notes.txt)\nleft out 1 hidden or system file: .cache/\n")
     assert out.splitlines() == [
-        "Wrote out.npz: 3 images (images, pictures)",
+        "Wrote out.npz: 3 images (images, images)",
         "  cat              2",
         "  truck            1",
         "Next: cifar-lit increment check out.npz",
@@ -294,7 +294,7 @@ def test_make_replaces_a_file_only_by_force(capsys) -> None:
 
 
 def test_slices_are_of_a_split_only(capsys) -> None:
-    status, _, err = called(capsys, "make", "--images", "pictures", "--count", 3, "--out", "out.npz")
+    status, _, err = called(capsys, "make", "--images", "images", "--count", 3, "--out", "out.npz")
     assert status == 2
     assert "--count can't be used here: --rows, --classes and --count choose from --split or --arrays" in err
 

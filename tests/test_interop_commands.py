@@ -19,7 +19,7 @@ from cifar_lit.interop.model import load_file, load_model
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 
-DRAWN = ["--data.source", "synthetic", "--data.num_synthetic", "50"]
+SYNTHETIC = ["--data.source", "synthetic", "--data.num_synthetic", "50"]
 
 
 @pytest.fixture(autouse=True)
@@ -79,9 +79,9 @@ def test_export_says_what_it_wrote(capsys, publish) -> None:
     [
         (
             [],
-            "No CIFAR-10 found (--data.root names it): comparing on drawn images.\nComparing on 100 images (syn",
+            "No CIFAR-10 found (--data.root names it): comparing on synthetic images.\nComparing on 100 images (syn",
         ),
-        (DRAWN, "Comparing on 50 images (synthetic, test)."),
+        (SYNTHETIC, "Comparing on 50 images (synthetic, test)."),
     ],
 )
 def test_onnx_is_compared_on_the_images_that_there_are(
@@ -113,13 +113,13 @@ def test_a_keras_model_is_exported_without_a_version(capsys, h5: Path) -> None:
 
 
 def test_a_keras_model_becomes_a_candidate_that_is_measured(capsys, h5: Path, registry: Registry) -> None:
-    status, out, err = called(capsys, "import", h5, *DRAWN)
+    status, out, err = called(capsys, "import", h5, *SYNTHETIC)
     version = registry.resolve("v0001")
     about = version.manifest
     assert (status, err) == (0, "")
     assert out.startswith("v0001: candidate, imported from model.h5\nOn 50 images (synthetic, test):\ntest/loss ")
     assert out.endswith("`cifar-lit versions promote v0001` makes it the champion.\n")
-    assert (about.standing, about.reason, about.parent, about.seed) == (
+    assert (about.status, about.reason, about.parent, about.seed) == (
         "candidate",
         "imported from model.h5",
         None,
@@ -154,7 +154,7 @@ def test_an_import_without_a_test_set_says_so_and_every_command_copes(capsys, h5
     status, out, _ = called(capsys, "versions", "list")
     assert "v0001   -       candidate        -         -" in out
     assert called(capsys, "versions", "verify")[0] == 0
-    status, out, err = called(capsys, "validate", "--from", "v0001", *DRAWN)
+    status, out, err = called(capsys, "validate", "--from", "v0001", *SYNTHETIC)
     assert status == 0
     assert "v0001 on 10 validation images" in out
     assert "v0001 does not say what it was trained on: it may know these images." in err
@@ -162,10 +162,10 @@ def test_an_import_without_a_test_set_says_so_and_every_command_copes(capsys, h5
 
 
 def test_import_of_npz_as_json_is_the_summary_alone(capsys, npz: Path) -> None:
-    status, out, err = called(capsys, "import", npz, "--json", *DRAWN)
+    status, out, err = called(capsys, "import", npz, "--json", *SYNTHETIC)
     summary = json.loads(out)
     assert (status, err) == (0, "")
-    assert (summary["id"], summary["standing"], summary["champion"]) == ("v0002", "candidate", False)
+    assert (summary["id"], summary["status"], summary["champion"]) == ("v0002", "candidate", False)
     assert summary["reason"] == "imported from weights.npz"
     assert 0 <= summary["metrics"]["test/acc"] <= 1
 
@@ -185,7 +185,7 @@ def test_predict_from_a_file_answers_as_the_version_does(capsys, npz: Path, png:
 
 @pytest.mark.parametrize(("verb", "count"), [("test", 50), ("validate", 10)])
 def test_evaluation_from_a_file(capsys, h5: Path, verb: str, count: int) -> None:
-    status, out, err = called(capsys, verb, "--from", h5, *DRAWN)
+    status, out, err = called(capsys, verb, "--from", h5, *SYNTHETIC)
     assert status == 0
     assert f"model.h5 on {count} {'test' if verb == 'test' else 'validation'} images" in out
     assert ("it may know these images" in err) == (verb == "validate")
@@ -214,12 +214,15 @@ def test_the_ending_decides_whatever_its_case(h5: Path, registry: Registry) -> N
         (["import", "a.png"], "a.png: files that end in '.png' are not read. Expected weights in .npz"),
         (["import", "weights.npz", "--data.root", "nowhere"], "no data set under"),
         (["import", "weights.npz", "--data.num_synthetic", "0"], "--data.num_synthetic is 0"),
-        (["import", "weights.npz", "--registry", "a.png", *DRAWN], "no version was published: File exists"),
+        (["import", "weights.npz", "--registry", "a.png", *SYNTHETIC], "no version was published: File exists"),
         (["export", "v0009", "--format", "npz", "--out", "x"], "no version 'v0009'"),
         (["export", "latest", "--format", "npz", "--out", "nowhere/x"], "--out nowhere/x can't be written: No such"),
         (["export", "latest", "--format", "npz", "--out", "."], "--out . is a folder or a special file"),
         (["export", "latest", "--format", "npz", "--out", "/dev/null"], "--out /dev/null is a folder or a special"),
-        (["export", "latest", "--format", "onnx", "--out", "nowhere/x", *DRAWN], "--out nowhere/x can't be written"),
+        (
+            ["export", "latest", "--format", "onnx", "--out", "nowhere/x", *SYNTHETIC],
+            "nowhere/x can't be written",
+        ),
         (["export", "latest", "--format", "onnx", "--out", "x", "--data.root", "nowhere"], "no data set under"),
     ],
 )

@@ -370,7 +370,7 @@ def test_a_model_that_is_no_plain_sequence_is_refused(
         for config, words in (
             (skip, "MaxPooling2D 'pool_0' is not called once on the layer before it"),
             (twice, "MaxPooling2D 'pool_0' is not called once on the layer before it"),
-            (early, "its answer is not that of Dense 'head', the last layer"),
+            (early, "its output is not that of Dense 'head', the last layer"),
         ):
             assert words in refusal(keras_files.write(tmp_path / "m.h5", config, keras_files.arrays_of(network)))
 

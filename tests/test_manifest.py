@@ -16,7 +16,7 @@ ABOUT = About(
     code={"torch": "2"},
     parent="v0001",
 )
-MANIFEST = Manifest(**vars(ABOUT), id="v0002", standing="promoted", reason="better", files={"config.yaml": "0" * 64})
+MANIFEST = Manifest(**vars(ABOUT), id="v0002", status="promoted", reason="better", files={"config.yaml": "0" * 64})
 
 
 def test_a_manifest_comes_back_as_it_was() -> None:
@@ -26,9 +26,20 @@ def test_a_manifest_comes_back_as_it_was() -> None:
 def test_a_manifest_of_the_first_schema_comes_back_in_todays() -> None:
     values = json.loads(MANIFEST.to_json()) | {"schema": 1}
     del values["temperature"]
+    values["standing"] = values.pop("status")
     manifest = Manifest.from_json(json.dumps(values).encode(), "here")
     assert manifest == MANIFEST
     assert Manifest.from_json(manifest.to_json(), "here") == MANIFEST
+
+
+def test_a_manifest_of_the_second_schema_calls_its_status_standing() -> None:
+    values = json.loads(MANIFEST.to_json()) | {"schema": 2, "temperature": 1.5}
+    values["standing"] = values.pop("status")
+    manifest = Manifest.from_json(json.dumps(values).encode(), "here")
+    assert (manifest.schema, manifest.status, manifest.temperature) == (3, "promoted", 1.5)
+    values["schema"] = 3
+    with pytest.raises(VersionDamagedError, match="missing or unknown fields: standing, status"):
+        Manifest.from_json(json.dumps(values).encode(), "here")
 
 
 @pytest.mark.parametrize("temperature", [0, -1.0, float("nan"), "1", None])
@@ -40,7 +51,7 @@ def test_a_temperature_that_is_none_is_refused(temperature: object) -> None:
 
 def test_a_manifest_is_json_that_starts_with_what_a_reader_looks_for() -> None:
     values = json.loads(MANIFEST.to_json())
-    assert list(values)[:6] == ["schema", "id", "parent", "standing", "reason", "created_at"]
+    assert list(values)[:6] == ["schema", "id", "parent", "status", "reason", "created_at"]
     assert MANIFEST.to_json().endswith(b"}\n")
 
 
@@ -53,7 +64,7 @@ def test_a_missing_field_is_named(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("network", "ThreeBlockCNN"), ("class_names", {}), ("metrics", []), ("standing", None)]
+    ("name", "value"), [("network", "ThreeBlockCNN"), ("class_names", {}), ("metrics", []), ("status", None)]
 )
 def test_a_value_of_the_wrong_kind_is_named(name: str, value: object) -> None:
     values = json.loads(MANIFEST.to_json()) | {name: value}

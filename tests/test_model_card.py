@@ -75,7 +75,7 @@ def test_an_old_version_is_whole_and_gets_its_card_by_upgrade(
     assert capsys.readouterr().out == "v0001  README.md written\n"
     upgraded = registry.resolve("v0001")
     assert "# CIFAR-10 classifier, v0001" in card(upgraded)
-    assert upgraded.manifest.standing == "promoted"
+    assert upgraded.manifest.status == "promoted"
     assert {name: old.manifest.files[name] for name in old.manifest.files}.items() <= upgraded.manifest.files.items()
     assert main(["versions", "upgrade", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == {}

@@ -29,7 +29,7 @@ def network(**args: Any) -> ThreeBlockCNN:
     return made
 
 
-def pictures(num: int) -> Tensor:
+def random_images(num: int) -> Tensor:
     return torch.randint(0, 256, (num, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(num))
 
 
@@ -121,7 +121,7 @@ def off(found: Tensor, right: Tensor) -> float:
 )
 def test_it_is_what_double_precision_makes_of_the_same_values(args: dict[str, Any], num: int, steps: list[int]) -> None:
     ours, theirs = network(**args, dropout=0.0), network(**args, dropout=0.0)
-    images, labels = pictures(num), torch.arange(num) % args.get("num_classes", 10)
+    images, labels = random_images(num), torch.arange(num) % args.get("num_classes", 10)
     found, right = answers(ours, images), exact(theirs, images)
     assert steps == [1]
     assert found.dtype == torch.float32
@@ -141,7 +141,7 @@ def test_it_is_what_double_precision_makes_of_the_same_values(args: dict[str, An
 
 def trained_once(model: ThreeBlockCNN, num: int = 64) -> dict[str, Tensor]:
     model.zero_grad()
-    cross_entropy(answers(model, pictures(num)), torch.arange(num) % 10).backward()
+    cross_entropy(answers(model, random_images(num)), torch.arange(num) % 10).backward()
     return gradients(model)
 
 
@@ -201,7 +201,7 @@ def test_two_steps_may_be_under_way_at_once() -> None:
     wanted = trained_once(model)
     model.zero_grad()
     labels = torch.arange(64) % 10
-    first, second = (cross_entropy(answers(model, pictures(64)), labels) for _ in range(2))
+    first, second = (cross_entropy(answers(model, random_images(64)), labels) for _ in range(2))
     first.backward()
     assert all(torch.equal(wanted[name], found) for name, found in gradients(model).items())
     model.zero_grad()
@@ -211,7 +211,7 @@ def test_two_steps_may_be_under_way_at_once() -> None:
 
 @needs_tiles
 def test_what_backward_used_up_is_not_used_again() -> None:
-    loss = answers(network(**SMALL), pictures(4)).sum()
+    loss = answers(network(**SMALL), random_images(4)).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="a second time"):
         loss.backward()
@@ -220,7 +220,7 @@ def test_what_backward_used_up_is_not_used_again() -> None:
 @needs_tiles
 def test_weights_that_changed_in_between_are_told() -> None:
     model = network(**SMALL)
-    loss = answers(model, pictures(4)).sum()
+    loss = answers(model, random_images(4)).sum()
     with torch.no_grad():
         model.head.weight.add_(1)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
@@ -239,7 +239,7 @@ def showing_hidden(dropout: float) -> ThreeBlockCNN:
 @needs_tiles
 @pytest.mark.parametrize("share", [0.5, 0.1, 0.9])
 def test_dropout_takes_its_share_and_scales_the_rest(share: float) -> None:
-    images = pictures(64)
+    images = random_images(64)
     whole = answers(showing_hidden(0.0), images).detach()
     model = showing_hidden(share)
     torch.manual_seed(5)
@@ -262,9 +262,9 @@ def test_dropout_takes_its_share_and_scales_the_rest(share: float) -> None:
 def test_dropout_goes_by_the_seed() -> None:
     model = showing_hidden(0.5)
     torch.manual_seed(1)
-    first, second = answers(model, pictures(8)), answers(model, pictures(8))
+    first, second = answers(model, random_images(8)), answers(model, random_images(8))
     torch.manual_seed(1)
-    again = answers(model, pictures(8))
+    again = answers(model, random_images(8))
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
 
@@ -272,7 +272,7 @@ def test_dropout_goes_by_the_seed() -> None:
 @needs_tiles
 def test_everything_may_be_dropped() -> None:
     model = network(depth=2, hidden=32, dropout=1.0)
-    found = answers(model, pictures(8))
+    found = answers(model, random_images(8))
     assert torch.equal(found, model.head.bias.expand_as(found))
     found.sum().backward()
     assert not model.dense.weight.grad.any()
@@ -284,7 +284,7 @@ def test_not_a_number_stays_one(name: str) -> None:
     model = network(**SMALL)
     with torch.no_grad():
         model.get_parameter(name)[3].fill_(float("nan"))
-    found = answers(model, pictures(40))
+    found = answers(model, random_images(40))
     assert found.isnan().all()
     found.sum().backward()
     assert model.blocks[0][0].weight.grad.isnan().any()
@@ -295,7 +295,7 @@ def test_a_step_without_backward_leaves_nothing_behind() -> None:
     model = network(**SMALL)
     training_step._Workspace._free.clear()
     for _ in range(3):
-        answers(model, pictures(4))
+        answers(model, random_images(4))
     assert training_step._Workspace._free == []
     for num in (4, 5, 6, 7):
         trained_once(model, num)
@@ -304,7 +304,7 @@ def test_a_step_without_backward_leaves_nothing_behind() -> None:
 
 @needs_tiles
 def test_the_network_uses_it_when_it_is_trained_in_bfloat16(steps: list[int]) -> None:
-    model, images = network(**SMALL), pictures(2)
+    model, images = network(**SMALL), random_images(2)
     answers(model, images)
     assert steps == [1]
     model(images)  # float32
@@ -344,7 +344,7 @@ def losses(dtype: torch.dtype = torch.float32, autocast: bool = True) -> Tensor:
     torch.manual_seed(0)
     model = ThreeBlockCNN(hidden=32, dropout=0.0, bn_momentum=0.1).to(dtype)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
-    images, labels, found = pictures(64), torch.arange(64) % 10, []
+    images, labels, found = random_images(64), torch.arange(64) % 10, []
     for _ in range(12):
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             loss = cross_entropy(model(images), labels)

@@ -98,7 +98,7 @@ def test_filters_keep_their_length_and_move_along_the_orthogonalised_nesterov_mo
     weights = [nn.Parameter(each.detach().to(memory_format=memory_format)) for each in filters_head_and_bias()[:3]]
     expected = [weight.detach().clone() for weight in weights]
     momenta = [torch.zeros_like(weight) for weight in expected]
-    optimizer = MuonSGD(weights, lr=0.3, momentum=0.6, rounds=3)
+    optimizer = MuonSGD(weights, lr=0.3, momentum=0.6, ns_steps=3)
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         for weight, momentum in zip(expected, momenta, strict=True):
@@ -198,7 +198,7 @@ def test_senseless_rates_of_muon_sgd_are_refused(options: dict[str, float]):
         MuonSGD([nn.Parameter(torch.ones(1))], **options)
 
 
-@pytest.mark.parametrize("options", [{"weight_decay": -0.1}, {"rounds": 0}])
-def test_senseless_decay_and_rounds_are_refused(options: dict[str, float]):
+@pytest.mark.parametrize("options", [{"weight_decay": -0.1}, {"ns_steps": 0}])
+def test_senseless_decay_and_ns_steps_are_refused(options: dict[str, float]):
     with pytest.raises(SettingError, match="expected 0 or more and 1 or more"):
         MuonSGD([nn.Parameter(torch.ones(1))], **options)

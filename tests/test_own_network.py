@@ -22,7 +22,7 @@ from cifar_lit.registry.manifest import About
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import dump, load_network
 
-DRAWN = ["--data.source", "synthetic", "--data.num_synthetic", "200"]
+SYNTHETIC = ["--data.source", "synthetic", "--data.num_synthetic", "200"]
 IMAGES = torch.arange(2 * 3 * 32 * 32).view(2, 3, 32, 32).remainder(251).to(torch.uint8)
 
 PLAIN = """
@@ -66,7 +66,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def fit(*options: str) -> int:
     quiet = ["--trainer.max_epochs", "1", "--trainer.enable_progress_bar", "false"]
-    return main(["fit", "--config", SMOKE, *DRAWN, *quiet, *options])
+    return main(["fit", "--config", SMOKE, *SYNTHETIC, *quiet, *options])
 
 
 @pytest.mark.slow
@@ -86,12 +86,12 @@ def test_it_is_trained_published_measured_exported_and_fine_tuned(source: str, f
         assert torch.equal(load_file(Path(f"weights.{kind}")).network(IMAGES), expected)
     assert torch.equal(load_file(Path("runs/version_0/checkpoints/best.ckpt")).network(IMAGES), expected)
     assert main(["export", "latest", "--format", "onnx", "--out", "model.onnx"]) == 0
-    assert main(["increment", "make", "--split", "train", "--out", "new.npz", *DRAWN]) == 0
+    assert main(["increment", "make", "--split", "train", "--out", "new.npz", *SYNTHETIC]) == 0
     capsys.readouterr()
-    assert main(["test", *DRAWN, "--json"]) == 0
+    assert main(["test", *SYNTHETIC, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["test/acc"] == pytest.approx(version.manifest.metrics["test/acc"])
     learn = ["--data.increments", "new.npz", "--trainer.max_epochs", "1"]
-    assert main(["finetune", *learn, *DRAWN]) in (0, 3)  # whatever the gate decides
+    assert main(["finetune", *learn, *SYNTHETIC]) in (0, 3)  # whatever the gate decides
     assert Registry("checkpoints").get("v0002").manifest.network == about
 
 

@@ -31,7 +31,7 @@ from cifar_lit.data.images import MAX_BYTES, decode
 from cifar_lit.errors import ImageError
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.inference.predictor import Prediction, Predictor
-from cifar_lit.inference.service import Answer, Limits
+from cifar_lit.inference.service import Limits, ServedPrediction
 from cifar_lit.page import answer as shown
 from cifar_lit.page.classify import HINT, _Turn, build_classify
 from cifar_lit.page.examples import load_examples
@@ -315,14 +315,14 @@ class SlowService:
         self.asked: list[bytes] = []
         self.told: dict[bytes, asyncio.Event] = {}
 
-    async def explain(self, data: bytes) -> tuple[Answer, Any]:
+    async def explain(self, data: bytes) -> tuple[ServedPrediction, Any]:
         self.asked.append(data)
         await self.told.setdefault(data, asyncio.Event()).wait()
         if data == b"bad":
             raise ImageError("bad")
         probs = dict.fromkeys(CLASS_NAMES, 0.0) | {data.decode(): 1.0}
         prediction = Prediction(data.decode(), 1.0, probs, "v0001")
-        return Answer(prediction, np.zeros((32, 32, 3), np.uint8), 0, 0, 0, 1), np.zeros((32, 32), np.float32)
+        return ServedPrediction(prediction, np.zeros((32, 32, 3), np.uint8), 0, 0, 0, 1), np.zeros((32, 32), np.float32)
 
     def answer(self, data: bytes) -> None:
         self.told.setdefault(data, asyncio.Event()).set()

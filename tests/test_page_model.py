@@ -89,7 +89,7 @@ def test_a_list_hashes_nothing_and_reads_only_what_changed(catalogue: Catalogue,
     assert len(read) == 3
     catalogue.registry.reject("v0002", "worse")
     read.clear()
-    assert [entry.manifest.standing for entry in catalogue.entries()] == ["candidate", "rejected", "candidate"]
+    assert [entry.manifest.status for entry in catalogue.entries()] == ["candidate", "rejected", "candidate"]
     assert read == ["v0002"]
 
 
@@ -224,7 +224,7 @@ def test_details_show_the_report_and_say_which_file_is_damaged(publish, registry
     damage(version, "report/curves.png")
     shown = details(Catalogue(registry).entries()[0], False, registry)
     assert "the report" in shown
-    assert image_url(b"a picture") in shown
+    assert image_url(b"an image") in shown
     assert image_url(b"damaged") not in shown
     assert "v0001/report/curves.png differs from its hash" in shown
     assert str(registry.root) not in shown
@@ -456,7 +456,7 @@ def test_the_signed_in_promote_and_roll_back(open_page, publish, registry: Regis
     page.send("ask_rollback")
     assert "Done: v0001 answers now." in str(page.send("act", None)["data"])
     assert served(page) == "v0001"
-    assert registry.get("v0002").manifest.standing == "rejected"
+    assert registry.get("v0002").manifest.status == "rejected"
     assert [(each.id, each.reason) for each in Catalogue(registry).periods()[1:]] == [
         ("v0002", REASON),
         ("v0001", REASON),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fastapi.testclient import TestClient
-from finetuning import DRAWN, QUICK, tree
+from finetuning import QUICK, SYNTHETIC, tree
 from servers import serving
 from test_fine_tune_service import MORE, mistaken
 
@@ -23,7 +23,7 @@ from cifar_lit.data.images import Pixels, encode_png
 from cifar_lit.feedback.fine_tune_job import Figures, Job
 from cifar_lit.feedback.fine_tune_service import Audit
 from cifar_lit.inference.predictor import Prediction, Predictor
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.page.app import create_app
 from cifar_lit.page.rendering import render
 from cifar_lit.page.teach_desk import Increment, View
@@ -32,7 +32,7 @@ from cifar_lit.serving.app import Options
 from cifar_lit.serving.login import OFF, SIGN_IN
 
 PASSWORD = "open sesame"
-OPTIONS = (*DRAWN, *QUICK, "--trainer.accelerator", "cpu")
+OPTIONS = (*SYNTHETIC, *QUICK, "--trainer.accelerator", "cpu")
 PATIENCE_S = 120.0
 
 EVENTS = [
@@ -136,7 +136,7 @@ def visitor(server: str, request: pytest.FixtureRequest) -> Visitor:
 
 
 @pytest.fixture
-def teacher(visitor: Visitor) -> Visitor:
+def signed_in(visitor: Visitor) -> Visitor:
     """A visitor who is signed in."""
     visitor.sign_in()
     return visitor
@@ -205,23 +205,23 @@ def test_without_a_folder_there_is_no_such_tab(folder: Path) -> None:
 # The loop
 
 
-def test_a_correction_becomes_a_champion_that_answers_everybody(teacher: Visitor, server: str, folder: Path) -> None:
+def test_a_correction_becomes_a_champion_that_answers_everybody(signed_in: Visitor, server: str, folder: Path) -> None:
     picture, label, said = mistaken(Predictor.from_version(Registry(folder / "checkpoints").get("v0001")))
     file = {"file": ("a.png", png(picture))}
-    assert teacher.http.post("/predict", files=file).json()["prediction"] == said
-    assert "teach-count" not in teacher.look()["teach-waiting"]
+    assert signed_in.http.post("/predict", files=file).json()["prediction"] == said
+    assert "teach-count" not in signed_in.look()["teach-waiting"]
 
-    assert "Choose a picture first" in teacher.send("teach-add", "click")["teach-outcome"]
-    seen = teacher.send("teach-picture", "change", teacher.upload("a.png", png(picture)))
+    assert "Choose a picture first" in signed_in.send("teach-add", "click")["teach-outcome"]
+    seen = signed_in.send("teach-picture", "change", signed_in.upload("a.png", png(picture)))
     assert f'<strong id="teach-said">{said}</strong>' in seen["teach-seen"]
-    assert "Choose what it really shows" in teacher.send("teach-add", "click", None, None)["teach-outcome"]
-    assert f"v0001 says {said} already" in teacher.send("teach-add", "click", None, said)["teach-outcome"]
-    assert f"Added: it is {label}, not {said}." in teacher.send("teach-add", "click", None, label)["teach-outcome"]
-    assert '<strong id="teach-count">1</strong>' in teacher.look()["teach-waiting"]
+    assert "Choose what it really shows" in signed_in.send("teach-add", "click", None, None)["teach-outcome"]
+    assert f"v0001 says {said} already" in signed_in.send("teach-add", "click", None, said)["teach-outcome"]
+    assert f"Added: it is {label}, not {said}." in signed_in.send("teach-add", "click", None, label)["teach-outcome"]
+    assert '<strong id="teach-count">1</strong>' in signed_in.look()["teach-waiting"]
     (kept,) = corrected_images.read(folder / "teach" / "corrections")[0].images
     assert np.array_equal(kept, picture)
 
-    assert teacher.send("teach-start", "click")["teach-start-outcome"] == ""
+    assert signed_in.send("teach-start", "click")["teach-start-outcome"] == ""
     other = Visitor(server, "another visitor")
     other.sign_in()
     assert 'role="progressbar"' in other.look()["teach-progress"]
@@ -240,43 +240,43 @@ def test_a_correction_becomes_a_champion_that_answers_everybody(teacher: Visitor
         assert f"<td>{100 * share:.1f} %</td>" in seen["teach-verdict"]
     assert "No correction waits" in seen["teach-waiting"]
     assert seen["teach-log"]
-    answer = teacher.http.post("/predict", files=file).json()
+    answer = signed_in.http.post("/predict", files=file).json()
     assert (answer["version"], answer["prediction"]) == ("v0003", label)
-    again = teacher.send("teach-again", "click", teacher.upload("a.png", png(picture)))["teach-seen"]
+    again = signed_in.send("teach-again", "click", signed_in.upload("a.png", png(picture)))["teach-seen"]
     assert "v0003" in again
     assert label in again
 
     # A wrong click: the version before answers again, and the correction waits
     assert seen["teach-undo-row"]["visible"] is True
-    assert "The version before answers again." in teacher.send("teach-undo", "click")["teach-start-outcome"]
-    until(lambda: teacher.http.post("/predict", files=file).json()["version"] == "v0001")
+    assert "The version before answers again." in signed_in.send("teach-undo", "click")["teach-start-outcome"]
+    until(lambda: signed_in.http.post("/predict", files=file).json()["version"] == "v0001")
     seen = other.look()
     assert 'data-state="undone"' in seen["teach-verdict"]
     assert "v0001 answers everybody again." in seen["teach-verdict"]
     assert seen["teach-undo-row"]["visible"] is False
     assert '<strong id="teach-count">1</strong>' in seen["teach-waiting"]
     for event in ("teach-undo", "teach-undo-drop"):
-        assert "There is nothing to undo" in teacher.send(event, "click")["teach-start-outcome"]
-    teacher.send("teach-put-away", "click")
+        assert "There is nothing to undo" in signed_in.send(event, "click")["teach-start-outcome"]
+    signed_in.send("teach-put-away", "click")
 
 
-def test_labelled_pictures_are_kept_and_the_bad_ones_named(teacher: Visitor, folder: Path) -> None:
-    good = [teacher.upload(f"{number}.png", png(MORE.images[3_100 + number])) for number in range(3)]
-    bad = teacher.upload("<b>.png", b"II*\0")
-    assert "Choose pictures first" in teacher.send("teach-add-many", "click", None, "frog")["teach-many-outcome"]
-    assert "Choose what they show" in teacher.send("teach-add-many", "click", good, None)["teach-many-outcome"]
+def test_labelled_pictures_are_kept_and_the_bad_ones_named(signed_in: Visitor, folder: Path) -> None:
+    good = [signed_in.upload(f"{number}.png", png(MORE.images[3_100 + number])) for number in range(3)]
+    bad = signed_in.upload("<b>.png", b"II*\0")
+    assert "Choose pictures first" in signed_in.send("teach-add-many", "click", None, "frog")["teach-many-outcome"]
+    assert "Choose what they show" in signed_in.send("teach-add-many", "click", good, None)["teach-many-outcome"]
     elsewhere = {"path": str(folder / "checkpoints" / "champion"), "meta": {"_type": "gradio.FileData"}}
-    assert "error" in teacher.send("teach-add-many", "click", [elsewhere], "frog")
-    told = teacher.send("teach-add-many", "click", [good[0], bad, *good[1:]], "frog")["teach-many-outcome"]
+    assert "error" in signed_in.send("teach-add-many", "click", [elsewhere], "frog")
+    told = signed_in.send("teach-add-many", "click", [good[0], bad, *good[1:]], "frog")["teach-many-outcome"]
     assert "3 of 4 pictures added as frog." in told
     assert "<strong>&lt;b&gt;.png</strong>: this is a TIFF" in told
     kept = corrected_images.read(folder / "teach" / "corrections")[0]
     assert kept.labels.tolist() == [6, 6, 6]
-    assert "put aside" in teacher.send("teach-put-away", "click")["teach-start-outcome"]
-    assert "No correction waits" in teacher.look()["teach-waiting"]
+    assert "put aside" in signed_in.send("teach-put-away", "click")["teach-start-outcome"]
+    assert "No correction waits" in signed_in.look()["teach-waiting"]
     aside = max((folder / "teach" / "corrections" / "dropped").iterdir(), key=lambda path: path.stat().st_mtime_ns)
     assert torch.equal(corrected_images.read(aside)[0].images, kept.images)
-    assert "There is no correction" in teacher.send("teach-start", "click")["teach-start-outcome"]
+    assert "There is no correction" in signed_in.send("teach-start", "click")["teach-start-outcome"]
 
 
 def test_an_increment_is_checked_before_it_can_be_learned(teacher: Visitor, folder: Path, tmp_path: Path) -> None:
@@ -287,23 +287,23 @@ def test_an_increment_is_checked_before_it_can_be_learned(teacher: Visitor, fold
     data = MORE.subset(torch.arange(700, 730))
     data.labels[:3] = (data.labels[:3] + 1) % 10
     increment.write(tmp_path / "new.npz", data)
-    upload = teacher.upload("new.npz", (tmp_path / "new.npz").read_bytes())
-    told = teacher.send("teach-increment", "change", upload)["teach-audit"]
+    upload = signed_in.upload("new.npz", (tmp_path / "new.npz").read_bytes())
+    told = signed_in.send("teach-increment", "change", upload)["teach-audit"]
     assert "new.npz can be learned from." in told
     assert "the file, 30 images: airplane" in told
     assert str(folder) not in told
     # Learning from it begins, and can be stopped
-    assert teacher.send("teach-start-file", "click")["teach-start-outcome"] == ""
-    assert 'role="progressbar"' in teacher.look()["teach-progress"]
+    assert signed_in.send("teach-start-file", "click")["teach-start-outcome"] == ""
+    assert 'role="progressbar"' in signed_in.look()["teach-progress"]
     before = tree(folder / "checkpoints")
-    teacher.send("teach-stop", "click")
-    seen = teacher.look()
+    signed_in.send("teach-stop", "click")
+    seen = signed_in.look()
     assert 'data-state="stopped"' in seen["teach-verdict"]
     assert seen["teach-progress"] == ""
     assert tree(folder / "checkpoints") == before
     # Taking the file away takes it from the server
     kept = {path.name for path in (folder / "teach" / "uploads").glob("*.npz")}
-    teacher.send("teach-increment", "change", None)
+    signed_in.send("teach-increment", "change", None)
     assert len(kept) == 1
     assert not list((folder / "teach" / "uploads").glob("*.npz"))
 
@@ -372,7 +372,7 @@ def test_it_says_how_many_wait(count: int, words: str) -> None:
 def test_names_from_outside_are_escaped() -> None:
     name = "<img src=x>"
     pixels = np.zeros((32, 32, 3), np.uint8)
-    answer = Answer(Prediction("<i>", 0.6, {"<i>": 0.6, "<u>": 0.4}, "<v>"), pixels, 0, 0, 0, 1)
+    answer = ServedPrediction(Prediction("<i>", 0.6, {"<i>": 0.6, "<u>": 0.4}, "<v>"), pixels, 0, 0, 0, 1)
     for told in (
         render("added", rows=[(name, name), (name, answer)], label=name),
         render("correction", answer=answer),
@@ -393,7 +393,7 @@ def test_an_audit_is_shown_with_its_picture(tmp_path: Path) -> None:
     picture = tmp_path / "doubts.png"
     picture.write_bytes(png(MORE.images[0]))
     told = render(
-        "audited", increment=Increment("a.npz", Path("a"), Audit("3 doubts", ok=True, picture=picture, as_json={}))
+        "audited", increment=Increment("a.npz", Path("a"), Audit("3 doubts", ok=True, image=picture, as_json={}))
     )
     assert "a.npz can be learned from." in told
     assert ">3 doubts</pre>" in told

@@ -42,7 +42,7 @@ def grid(evaluation: Evaluation, count: int = 30, num_images: int = 40) -> bytes
     ],
     ids=lambda value: "" if callable(value) else None,
 )
-def test_pictures_are_png_of_a_known_size(draw: Callable[[], bytes], size: tuple[int, int]) -> None:
+def test_images_are_png_of_a_known_size(draw: Callable[[], bytes], size: tuple[int, int]) -> None:
     data = draw()
     assert data.startswith(b"\x89PNG\r\n\x1a\n")
     with Image.open(io.BytesIO(data)) as image:

@@ -203,7 +203,7 @@ def test_a_heat_map_of_an_unknown_class_raises(predictor: Predictor) -> None:
         predictor.heat_map(IMAGES[0], "unicorn")
 
 
-def test_a_heat_map_can_be_had_of_a_picture_that_may_not_be_written(predictor: Predictor) -> None:
+def test_a_heat_map_can_be_had_of_an_image_that_may_not_be_written(predictor: Predictor) -> None:
     image = IMAGES[0].copy()
     image.flags.writeable = False
     heat = predictor.heat_map(image, "cat")

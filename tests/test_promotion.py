@@ -30,7 +30,7 @@ def data(val_fraction: float) -> CIFAR10DataModule:
 def test_without_a_champion_the_first_result_is_promoted():
     module = data(0.2)
     network = Knows(module.val_set.images[:0], module.val_set.labels[:0])
-    assert decide(network, module, None).standing == "promoted"
+    assert decide(network, module, None).status == "promoted"
 
 
 def compare(ours: CIFAR10DataModule, theirs: CIFAR10DataModule, network: Network, champion: Network, monkeypatch):
@@ -51,7 +51,7 @@ def test_only_images_that_neither_was_trained_on_are_compared(monkeypatch):
     champion = Knows(small.train_set.images, small.train_set.labels)
     network = Knows(small.val_set.images[:8], small.val_set.labels[:8])
     decision = compare(large, small, network, champion, monkeypatch)
-    assert decision.standing == "promoted"
+    assert decision.status == "promoted"
     assert "on the same 40 images" in decision.reason
 
 
@@ -59,5 +59,5 @@ def test_an_equally_good_result_is_not_promoted(monkeypatch):
     module = data(0.2)
     network = Knows(module.val_set.images, module.val_set.labels)
     decision = compare(module, module, network, network, monkeypatch)
-    assert decision.standing == "candidate"
+    assert decision.status == "candidate"
     assert "val/acc 1.0000 is not above champion v0001's 1.0000" in decision.reason

@@ -93,9 +93,9 @@ def test_the_manifest_says_what_the_version_is(registry: Registry, publish: Publ
     publish()
     before = datetime.now(UTC).replace(microsecond=0)
     manifest = json.loads((publish(seed=3, parent="v0001").path / "manifest.json").read_text())
-    assert list(manifest)[:6] == ["schema", "id", "parent", "standing", "reason", "created_at"]
-    assert manifest["schema"] == SCHEMA == 2
-    assert (manifest["id"], manifest["parent"], manifest["standing"]) == ("v0002", "v0001", "candidate")
+    assert list(manifest)[:6] == ["schema", "id", "parent", "status", "reason", "created_at"]
+    assert manifest["schema"] == SCHEMA == 3
+    assert (manifest["id"], manifest["parent"], manifest["status"]) == ("v0002", "v0001", "candidate")
     assert before <= datetime.fromisoformat(manifest["created_at"]) <= datetime.now(UTC)
     assert manifest["network"]["name"] == "ThreeBlockCNN"
     assert manifest["network"]["args"]["width"] == 4
@@ -268,10 +268,10 @@ def test_a_link_to_a_folder_is_noticed(registry: Registry, publish: Publish, tmp
     ("values", "message"),
     [
         ({"id": "v0002"}, "is that of v0002. Give the folder its name back"),
-        ({"schema": 3}, "has schema 3, this code reads 1 to 2. Update cifar_lit"),
+        ({"schema": 4}, "has schema 4, this code reads 1 to 3. Update cifar_lit"),
         ({"colour": "red"}, "missing or unknown fields: colour"),
         ({"files": None}, "values of the wrong kind: files"),
-        ({"standing": "best"}, "values of the wrong kind: standing"),
+        ({"status": "best"}, "values of the wrong kind: status"),
     ],
 )
 def test_a_wrong_manifest_is_refused(
@@ -336,24 +336,24 @@ def test_the_registry_folder_comes_from_the_argument_the_environment_or_the_defa
     assert Registry().root == Path("checkpoints")
 
 
-# Standing
+# Status
 
 
 def test_a_new_version_is_a_candidate_and_not_served(registry: Registry, publish: Publish) -> None:
-    assert publish().manifest.standing == "candidate"
+    assert publish().manifest.status == "candidate"
     assert registry.champion() is None
 
 
-@pytest.mark.parametrize(("standing", "event"), [("rejected", "reject"), ("candidate", "candidate")])
-def test_a_version_can_appear_with_its_standing_and_the_reason(
-    registry: Registry, publish: Publish, standing: Any, event: str
+@pytest.mark.parametrize(("status", "event"), [("rejected", "reject"), ("candidate", "candidate")])
+def test_a_version_can_appear_with_its_status_and_the_reason(
+    registry: Registry, publish: Publish, status: Any, event: str
 ) -> None:
     publish(promote=True)
     about = About(network={}, class_names=[], mean=[], std=[], metrics={}, data={}, seed=None, code={}, parent="v0001")
-    version = registry.publish({"config.yaml": b""}, about, standing=standing, reason="it forgets")
+    version = registry.publish({"config.yaml": b""}, about, status=status, reason="it forgets")
     manifest = registry.get("v0002").manifest
     assert manifest == version.manifest
-    assert (manifest.standing, manifest.reason, manifest.parent) == (standing, "it forgets", "v0001")
+    assert (manifest.status, manifest.reason, manifest.parent) == (status, "it forgets", "v0001")
     events = registry.history.read()[-2:]
     assert [(each["event"], each["id"], each["reason"]) for each in events] == [
         ("publish", "v0002", ""),
@@ -365,9 +365,9 @@ def test_a_version_can_appear_with_its_standing_and_the_reason(
 def test_promote_makes_the_champion(registry: Registry, publish: Publish) -> None:
     publish(promote=True)
     promoted = registry.promote(publish().id, "higher val/acc")
-    assert (promoted.manifest.standing, promoted.manifest.reason) == ("promoted", "higher val/acc")
+    assert (promoted.manifest.status, promoted.manifest.reason) == ("promoted", "higher val/acc")
     assert registry.champion() == promoted
-    assert registry.get("v0001").manifest.standing == "promoted"
+    assert registry.get("v0001").manifest.status == "promoted"
 
 
 def test_promote_of_a_damaged_version_is_refused(registry: Registry, publish: Publish) -> None:
@@ -399,13 +399,13 @@ def test_a_version_can_be_promoted_when_no_promoted_one_is_whole(registry: Regis
 def test_keep_as_candidate_enters_the_reason(registry: Registry, publish: Publish) -> None:
     publish(promote=True)
     version = registry.keep_as_candidate(publish().id, "not above v0001")
-    assert (version.manifest.standing, version.manifest.reason) == ("candidate", "not above v0001")
+    assert (version.manifest.status, version.manifest.reason) == ("candidate", "not above v0001")
     assert registry.promote("v0002", "by hand").id == registry.resolve("latest").id == "v0002"
 
 
 def test_reject_keeps_the_champion(registry: Registry, publish: Publish) -> None:
     publish(promote=True)
-    assert registry.reject(publish().id, "worse").manifest.standing == "rejected"
+    assert registry.reject(publish().id, "worse").manifest.status == "rejected"
     assert registry.resolve("latest").id == "v0001"
     with pytest.raises(RegistryError, match="v0001 is the champion. Roll back or promote another version first"):
         registry.reject("v0001", "")
@@ -413,7 +413,7 @@ def test_reject_keeps_the_champion(registry: Registry, publish: Publish) -> None
 
 def test_a_damaged_version_can_be_rejected(registry: Registry, publish: Publish) -> None:
     flip_a_byte(publish(promote=True).path / "model.safetensors")
-    assert registry.reject("v0001", "damaged").manifest.standing == "rejected"
+    assert registry.reject("v0001", "damaged").manifest.status == "rejected"
     assert registry.champion() is None
 
 
@@ -464,7 +464,7 @@ def test_rollbacks_go_back_one_champion_at_a_time(registry: Registry, publish: P
     for _ in range(3):
         publish(promote=True)
     assert registry.rollback("worse").id == registry.resolve("latest").id == "v0002"
-    assert registry.get("v0003").manifest.standing == "rejected"
+    assert registry.get("v0003").manifest.status == "rejected"
     assert registry.get("v0003").manifest.reason == "worse (first: it is better)"
     assert registry.rollback("worse").id == registry.resolve("latest").id == "v0001"
     with pytest.raises(RegistryError, match="no other promoted version was served before v0001. Promote one by its id"):

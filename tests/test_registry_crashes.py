@@ -60,7 +60,7 @@ elif action == "promote":
     registry.promote(registry.publish(files, about).id, "newer")
 elif action == "reject":
     die_before(int(sys.argv[3]))
-    registry.publish(files, about, standing="rejected", reason="it forgets")
+    registry.publish(files, about, status="rejected", reason="it forgets")
 elif action == "rollback":
     die_before(int(sys.argv[3]))
     registry.rollback("older")
@@ -126,7 +126,7 @@ def test_a_kill_at_any_file_operation_leaves_the_old_state_or_the_new(
             break
         assert status == -signal.SIGKILL
         if action == "reject":  # it is never seen as anything else
-            assert {each.manifest.standing for each in registry.versions() if each.id == "v0004"} <= {"rejected"}
+            assert {each.manifest.status for each in registry.versions() if each.id == "v0004"} <= {"rejected"}
         check_after_a_crash(registry, champions, {"v0003"})
     assert number > 10
     assert registry.resolve("latest").id == last

@@ -48,7 +48,7 @@ def test_an_error_of_ours_is_told(error: Exception) -> None:
 def test_what_is_no_error_of_the_clients_is_not_told(error: Exception) -> None:
     body = error_reply(error).body
     assert b"/srv" not in body
-    assert json.loads(body) == {"detail": "the server failed. The log knows more, by this answer's X-Request-ID."}
+    assert json.loads(body) == {"detail": "the server failed. The log knows more, by this response's X-Request-ID."}
 
 
 def test_a_client_that_may_come_again_is_told_when() -> None:

@@ -302,7 +302,7 @@ def test_refusals_have_an_id_too(harness: Harness) -> None:
 def test_an_unexpected_failure_is_told_to_the_log_alone(caplog: pytest.LogCaptureFixture) -> None:
     answered = Harness(failing).send(("x-request-id", "mine"))
     assert answered.status == 500
-    assert answered.detail == "the server failed. The log knows more, by this answer's X-Request-ID."
+    assert answered.detail == "the server failed. The log knows more, by this response's X-Request-ID."
     assert "request mine" in caplog.text
     assert "secret/path.py went wrong" in caplog.text
 

@@ -31,7 +31,7 @@ from cifar_lit.inference.service import Limits
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.app import Options, create_app
-from cifar_lit.serving.inference_routes import InferenceAnswer
+from cifar_lit.serving.inference_routes import InferenceResponse
 from cifar_lit.serving.rest import MAX_FORM_BYTES
 
 ROOT = Path(__file__).parent.parent
@@ -107,7 +107,7 @@ def test_several_files_have_a_list_of_answers_in_their_order(client: TestClient)
 def test_one_bad_file_of_several_is_named(client: TestClient) -> None:
     response = client.post("/predict", files=files(PNG, b"II*\0" + bytes(100), PNG))
     assert response.status_code == 415
-    assert response.json()["detail"].startswith("picture 2 of 3: this is a TIFF")
+    assert response.json()["detail"].startswith("image 2 of 3: this is a TIFF")
 
 
 def test_an_answer_tells_its_version_and_where_the_time_went(client: TestClient) -> None:
@@ -145,13 +145,13 @@ def test_what_cameras_phones_and_programs_write_is_answered_or_refused(client: T
 # Limits
 
 
-def test_a_picture_of_the_limit_is_answered(client: TestClient) -> None:
+def test_an_image_of_the_limit_is_answered(client: TestClient) -> None:
     padded = PNG + bytes(MAX_BYTES - len(PNG))
     assert raw(client, padded).status_code == 200
     assert client.post("/predict", files={"file": padded}).status_code == 200
 
 
-def test_a_picture_over_the_limit_is_too_large(client: TestClient) -> None:
+def test_an_image_over_the_limit_is_too_large(client: TestClient) -> None:
     padded = PNG + bytes(MAX_BYTES + 1 - len(PNG))
     assert raw(client, padded).status_code == 413
     response = client.post("/predict", files={"file": padded})
@@ -180,15 +180,15 @@ def test_a_form_over_the_limit_is_too_large(client: TestClient) -> None:
         (b"file:///etc/passwd", "application/octet-stream", 422),
     ],
 )
-def test_what_is_no_picture_is_refused(client: TestClient, content: bytes, content_type: str, status: int) -> None:
+def test_what_is_no_image_is_refused(client: TestClient, content: bytes, content_type: str, status: int) -> None:
     response = raw(client, content, content_type)
     assert response.status_code == status
     assert list(response.json()) == ["detail"]
 
 
 def test_a_file_under_another_name_is_not_taken(client: TestClient) -> None:
-    response = client.post("/predict", files={"image": PNG, "picture": PNG})
-    assert (response.status_code, "it has 'image', 'picture'" in response.json()["detail"]) == (422, True)
+    response = client.post("/predict", files={"picture": PNG, "image": PNG})
+    assert (response.status_code, "it has 'picture', 'image'" in response.json()["detail"]) == (422, True)
 
 
 def test_too_many_files_are_too_many(client: TestClient) -> None:
@@ -300,7 +300,7 @@ def test_what_goes_wrong_is_told_in_words(
     assert list(response.json()) == ["detail"]
 
 
-def test_more_pictures_than_there_is_room_for_are_turned_away(app: FastAPI, client: TestClient) -> None:
+def test_more_images_than_there_is_room_for_are_turned_away(app: FastAPI, client: TestClient) -> None:
     service = app.state.service
     assert service.limits == Limits()
     with service._taken(service.limits.max_pending - 1):
@@ -348,7 +348,7 @@ def test_metrics_count_what_happened(client: TestClient) -> None:
     for stage in ("decode", "queue", "model"):
         assert changed[f"cifar_lit_stage_seconds_count[('stage', '{stage}')]"] == 4
     assert changed["cifar_lit_batch_size_count[]"] == 4
-    assert sum(value for name, value in changed.items() if name.startswith("cifar_lit_answers_total")) == 4
+    assert sum(value for name, value in changed.items() if name.startswith("cifar_lit_predictions_total")) == 4
     assert after["cifar_lit_version[('version', 'v0001')]"] == 1
     assert after["cifar_lit_pending[]"] == 0
     assert after["cifar_lit_champion_changes_total[]"] == 1
@@ -436,11 +436,11 @@ def test_an_inference_is_answered_as_described(
     outputs = [{"name": name, "parameters": parameters} for name in ("probabilities", "prediction")]
     response = client.post("/v2/models/cifar10/infer", json={"id": "42", "inputs": [image], "outputs": outputs})
     length = int(response.headers.get("inference-header-content-length", len(response.content)))
-    answer = InferenceAnswer.model_validate_json(response.content[:length], strict=True, extra="forbid")
+    answer = InferenceResponse.model_validate_json(response.content[:length], strict=True, extra="forbid")
     assert (answer.id, answer.model_version) == ("42", "v0001")
     for tensor in answer.outputs:
         assert (tensor.data is None) == (tensor.parameters is not None) == bool(parameters)
-    assert {"InferenceAnswer", "OutputTensor"} <= set(schema["components"]["schemas"])
+    assert {"InferenceResponse", "OutputTensor"} <= set(schema["components"]["schemas"])
 
 
 @pytest.mark.parametrize("path", ["/docs", "/redoc"])
@@ -495,7 +495,7 @@ def test_every_way_gives_the_same_probabilities(
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
 
 
-def test_pictures_of_any_size_and_kind_have_the_same_answer_everywhere(
+def test_images_of_any_size_and_kind_have_the_same_answer_everywhere(
     client: TestClient, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     large = RAMP_IMAGE.resize((150, 90))
@@ -526,6 +526,6 @@ def test_real_images_have_the_same_probabilities_everywhere(
     of_forms, of_raw = ask_at_once(client, contents)
     after = counted(client)
     alone = "cifar_lit_batch_size_bucket[('le', '1.0')]"
-    assert after[alone] - before[alone] < 2 * NUM_REAL, "no picture rode in a batch"
+    assert after[alone] - before[alone] < 2 * NUM_REAL, "no image rode in a batch"
     for found in (of_forms, of_raw, command_probs(paths, capsys)):
         np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)

@@ -64,10 +64,10 @@ def test_validation_images_that_the_champion_was_trained_on_do_not_count(
     assert datamodule.old_val is not None
     # The champion knows by heart what it was trained on, and the candidate nothing but a little of the rest.
     theirs = judge(knows(datamodule.old_val, datamodule.new_train, NEW), knows(datamodule.new_train))
-    assert theirs.standing == "promoted"
+    assert theirs.status == "promoted"
     assert " on 40 images " in theirs.reason
     assert "v0009" not in theirs.reason
-    assert judge(knows(NEW), knows(learned, datamodule.new_train)).standing == "rejected"
+    assert judge(knows(NEW), knows(learned, datamodule.new_train)).status == "rejected"
 
 
 @pytest.mark.parametrize("is_kept", [True, False])
@@ -76,12 +76,12 @@ def test_new_images_that_the_champion_has_learned_or_may_have_do_not_count(
 ) -> None:
     assert datamodule.old_val is not None
     ours, champion = knows(datamodule.old_val, NEW), knows(datamodule.old_val, datamodule.new_train)
-    assert judge(ours, champion).standing == "promoted"
+    assert judge(ours, champion).status == "promoted"
     if is_kept:
         registry.increments.folder.mkdir()
         increment.write(registry.increments.path(NEW.sha256), NEW)
     decision = judge(ours, champion, increments=[{"name": "a.npz", "sha256": NEW.sha256, "count": len(NEW)}])
-    assert decision.standing == "candidate"
+    assert decision.status == "candidate"
     assert decision.reason == "there are no held-out new images that v0002 is known not to have learned"
 
 

@@ -185,10 +185,10 @@ def test_a_port_that_is_taken_is_said_in_a_line(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ({}, "anybody who reaches port 80, by any name, may have pictures answered by the page and REST"),
-        ({"api_keys": {"x"}}, "whoever has an API key may have pictures answered by REST"),
+        ({}, "anybody who reaches port 80, by any name, may have images classified by the page and REST"),
+        ({"api_keys": {"x"}}, "whoever has an API key may have images classified by REST"),
         ({"api_keys": {"x"}, "public_page": True}, "anybody who reaches port 80, by any name, .* by the page;"),
-        ({"has_page": False}, "anybody who reaches port 80, by any name, may have pictures answered by REST;"),
+        ({"has_page": False}, "anybody who reaches port 80, by any name, may have images classified by REST;"),
     ],
 )
 def test_a_server_that_is_open_to_others_says_who_may_do_what(options: dict[str, Any], told: str) -> None:

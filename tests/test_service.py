@@ -20,7 +20,7 @@ from cifar_lit.inference.champion import Champion
 from cifar_lit.inference.decode_process import NetworkImage
 from cifar_lit.inference.decoder import Decoder
 from cifar_lit.inference.predictor import Prediction, Predictor
-from cifar_lit.inference.service import Answer, Limits, Pixels, Service
+from cifar_lit.inference.service import Limits, Pixels, ServedPrediction, Service
 from cifar_lit.registry.registry import Registry
 
 PATIENCE_S = 60.0
@@ -50,7 +50,7 @@ class Raw:
         await self.open.wait()
         assert not self.closed
         if data == BAD:
-            raise ImageError("it is no picture.", "unsupported")
+            raise ImageError("it is no image.", "unsupported")
         return NetworkImage(np.frombuffer(data, np.uint8).reshape(32, 32, 3).copy(), "")
 
 
@@ -113,7 +113,7 @@ class Play:
         self.decoder = Raw()
         self.stage = Stage(*(predictors or (Fixed("v0001"),)))
         self.model = self.stage.predictors[0]
-        self.answers: list[Answer] = []
+        self.answers: list[ServedPrediction] = []
         self.service = Service(self.stage, self.decoder, Limits(**limits), self.answers.append)  # type: ignore[arg-type]
 
 
@@ -154,7 +154,7 @@ def test_exactly_max_pending_are_on_their_way_and_one_more_is_turned_away_at_onc
             await ticks(1)
             assert extra.done(), "it is turned away while the others are on their way"
             with pytest.raises(
-                OverloadedError, match=f"{limit} pictures are being answered, at most {limit} are. Send"
+                OverloadedError, match=f"{limit} images are being classified, at most {limit} are. Send"
             ):
                 await extra
             with pytest.raises(OverloadedError):
@@ -175,7 +175,7 @@ def test_the_limit_holds_while_the_model_is_busy() -> None:
         tasks = begin([play.service.predict(FILES[0]) for _ in range(5)])
         assert await asyncio.to_thread(play.model.begun.wait, PATIENCE_S)
         await ticks()
-        with pytest.raises(OverloadedError, match="5 pictures are being answered"):
+        with pytest.raises(OverloadedError, match="5 images are being classified"):
             await play.service.predict(FILES[0])
         # The place of one who leaves while he waits for the model is free for another.
         tasks.pop().cancel()
@@ -190,7 +190,7 @@ def test_the_limit_holds_while_the_model_is_busy() -> None:
     run(test)
 
 
-def test_several_pictures_are_taken_together_or_not_at_all() -> None:
+def test_several_images_are_taken_together_or_not_at_all() -> None:
     async def test() -> None:
         play = Play(max_pending=4)
         service = play.service
@@ -198,7 +198,7 @@ def test_several_pictures_are_taken_together_or_not_at_all() -> None:
         tasks = begin([service.predict_all(FILES[:3])])
         await ticks()
         assert service.pending == 3
-        with pytest.raises(OverloadedError, match="3 pictures are being answered, at most 4 are"):
+        with pytest.raises(OverloadedError, match="3 images are being classified, at most 4 are"):
             await service.predict_all(FILES[:2])
         assert service.pending == 3
         tasks += begin([service.predict_all(images=[IMAGES[0].numpy()])])
@@ -215,7 +215,7 @@ def test_several_pictures_are_taken_together_or_not_at_all() -> None:
 def test_more_than_are_ever_taken_is_no_matter_of_waiting() -> None:
     async def test() -> None:
         play = Play(max_pending=4)
-        with pytest.raises(InputError, match="these are 5 pictures, at most 4 are taken at once. Send them") as caught:
+        with pytest.raises(InputError, match="these are 5 images, at most 4 are taken at once. Send them") as caught:
             await play.service.predict_all(FILES[:5])
         assert caught.value.fault == "too_large"
         assert len(await play.service.predict_all(FILES[:4])) == 4
@@ -259,7 +259,7 @@ def test_errors_leave_nothing_pending() -> None:
     async def test() -> None:
         play = Play(max_pending=3)
         for _ in range(5):
-            with pytest.raises(ImageError, match="^it is no picture.$"):
+            with pytest.raises(ImageError, match="^it is no image.$"):
                 await play.service.predict(BAD)
             with pytest.raises(ImageError):
                 await play.service.explain(BAD)
@@ -310,7 +310,7 @@ def test_deadlines_leave_nothing_pending(where: str) -> None:
             play.model.may_answer.clear()
         calls = [play.service.predict(FILES[0]), play.service.predict_all(FILES[:4]), play.service.explain(FILES[0])]
         outcomes = await asyncio.gather(*calls, return_exceptions=True)
-        assert [str(outcome) for outcome in outcomes] == ["no answer within 0.05 s. Send it again later."] * 3
+        assert [str(outcome) for outcome in outcomes] == ["no prediction within 0.05 s. Send it again later."] * 3
         assert {type(outcome) for outcome in outcomes} == {DeadlineError}
         assert play.service.pending == 0
         play.decoder.open.set()
@@ -322,11 +322,11 @@ def test_deadlines_leave_nothing_pending(where: str) -> None:
 
 
 @pytest.mark.parametrize(("bad", "number"), [({0}, 1), ({2}, 3), ({4}, 5), ({1, 3}, 2)])
-def test_of_several_pictures_the_bad_one_is_named_and_none_is_answered(bad: set[int], number: int) -> None:
+def test_of_several_images_the_bad_one_is_named_and_none_is_answered(bad: set[int], number: int) -> None:
     async def test() -> None:
         play = Play()
         files = [BAD if index in bad else FILES[index] for index in range(5)]
-        with pytest.raises(ImageError, match=f"^picture {number} of 5: it is no picture") as caught:
+        with pytest.raises(ImageError, match=f"^image {number} of 5: it is no image") as caught:
             await play.service.predict_all(files)
         assert caught.value.fault == "unsupported"
         await check_free(play)
@@ -334,13 +334,13 @@ def test_of_several_pictures_the_bad_one_is_named_and_none_is_answered(bad: set[
     run(test)
 
 
-def test_a_bad_picture_of_another_caller_changes_nothing() -> None:
+def test_a_bad_image_of_another_caller_changes_nothing() -> None:
     async def test() -> None:
         play = Play()
         outcomes = await asyncio.gather(
             *(play.service.predict(data) for data in (FILES[0], BAD, FILES[1], BAD, FILES[2])), return_exceptions=True
         )
-        assert [type(outcome) for outcome in outcomes] == [Answer, ImageError, Answer, ImageError, Answer]
+        assert [type(outcome) is ImageError for outcome in outcomes] == [False, True, False, True, False]
         await check_free(play)
 
     run(test)
@@ -349,7 +349,7 @@ def test_a_bad_picture_of_another_caller_changes_nothing() -> None:
 # Which version answers
 
 
-def test_several_pictures_are_answered_by_one_version_though_the_champion_changes_between_batches() -> None:
+def test_several_images_are_answered_by_one_version_though_the_champion_changes_between_batches() -> None:
     async def test() -> None:
         predictors = [Fixed(f"v000{number}", lambda: play.stage.change()) for number in (1, 2, 3)]
         play = Play(*predictors, max_batch_size=2)
@@ -430,7 +430,7 @@ def copy(two: Path, tmp_path: Path) -> Registry:
     return Registry(tmp_path / "checkpoints")
 
 
-def pictures() -> list[bytes]:
+def images() -> list[bytes]:
     """Files of several formats and sizes."""
     scene = IMAGES[:40].permute(0, 3, 1, 2)
     files = []
@@ -443,11 +443,11 @@ def pictures() -> list[bytes]:
 
 def test_answers_are_the_predictors_whatever_the_batch(copy: Registry) -> None:
     """With worker processes that decode, and a real network; bad files among the good."""
-    files = pictures()
+    files = images()
     predictor = Predictor.from_version(copy.get("v0001"))
     expected = [predictor.predict_bytes(data) for data in files]
 
-    def check(answers: Sequence[Answer], wanted: Sequence[Prediction]) -> None:
+    def check(answers: Sequence[ServedPrediction], wanted: Sequence[Prediction]) -> None:
         for answer, prediction in zip(answers, wanted, strict=True):
             assert answer.prediction.version == "v0001"
             assert answer.prediction.prediction == prediction.prediction
@@ -456,7 +456,7 @@ def test_answers_are_the_predictors_whatever_the_batch(copy: Registry) -> None:
             assert min(answer.decode_s, answer.queue_s, answer.model_s) >= 0
 
     async def test() -> None:
-        told: list[Answer] = []
+        told: list[ServedPrediction] = []
         service = Service(Champion(copy, poll_s=0.01), Decoder(workers=2), Limits(max_batch_size=7), told.append)
         await service.start()
         try:
@@ -475,7 +475,7 @@ def test_answers_are_the_predictors_whatever_the_batch(copy: Registry) -> None:
             shown = predictor.heat_map(explained.pixels, expected[9].prediction)
             assert np.array_equal(heat, shown)
             assert len(told) == 5 + 40 + 40 + 40 + 1
-            with pytest.raises(ImageError, match="picture 2 of 3: this is a text, expected a JPEG"):
+            with pytest.raises(ImageError, match="image 2 of 3: this is a text, expected a JPEG"):
                 await service.predict_all([files[0], b"hello", files[1]])
             with pytest.raises(ImageError):
                 await service.predict(files[0][:-40])
@@ -507,7 +507,7 @@ def change_champions(registry: Registry, *, num_changes: int, num_requests: int)
         )
         for version_id in ("v0001", "v0002")
     }
-    assert np.abs(probs["v0001"] - probs["v0002"]).max(1).min() > 0.01, "the two can be told apart by any picture"
+    assert np.abs(probs["v0001"] - probs["v0002"]).max(1).min() > 0.01, "the two can be told apart by any image"
 
     async def test() -> None:
         changes: asyncio.Queue[str] = asyncio.Queue()
@@ -524,7 +524,7 @@ def change_champions(registry: Registry, *, num_changes: int, num_requests: int)
         numbers = itertools.count()
         changing = True
 
-        def check(answer: Answer, index: int) -> None:
+        def check(answer: ServedPrediction, index: int) -> None:
             row = np.array(list(answer.prediction.probabilities.values()))
             assert np.abs(row - probs[answer.prediction.version][index]).max() < 1e-6
             answered[answer.prediction.version] += 1

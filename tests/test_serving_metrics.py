@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.inference.champion import Refusal, Serving
 from cifar_lit.inference.predictor import Prediction
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.serving.metrics import Metrics
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -27,10 +27,10 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
     return f"cifar_lit_{name}", frozenset(labels.items())
 
 
-def answer(prediction: str = "cat", version: str = "v0001", batch_size: int = 3) -> Answer:
+def answer(prediction: str = "cat", version: str = "v0001", batch_size: int = 3) -> ServedPrediction:
     probs = dict.fromkeys(CLASS_NAMES, 0.1)
     pixels = np.zeros((32, 32, 3), np.uint8)
-    return Answer(Prediction(prediction, 0.1, probs, version), pixels, 0.004, 0.3, 0.015, batch_size)
+    return ServedPrediction(Prediction(prediction, 0.1, probs, version), pixels, 0.004, 0.3, 0.015, batch_size)
 
 
 def serving(version: str) -> Serving:
@@ -44,11 +44,11 @@ def metrics() -> Metrics:
 
 def test_an_answer_is_counted_by_version_and_class(metrics: Metrics) -> None:
     for each in (answer(), answer(), answer("dog"), answer(version="v0002")):
-        metrics.on_answer(each)
+        metrics.on_prediction(each)
     found = samples(metrics)
-    assert found[key("answers_total", version="v0001", prediction="cat")] == 2
-    assert found[key("answers_total", version="v0001", prediction="dog")] == 1
-    assert found[key("answers_total", version="v0002", prediction="cat")] == 1
+    assert found[key("predictions_total", version="v0001", prediction="cat")] == 2
+    assert found[key("predictions_total", version="v0001", prediction="dog")] == 1
+    assert found[key("predictions_total", version="v0002", prediction="cat")] == 1
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_an_answer_is_counted_by_version_and_class(metrics: Metrics) -> None:
     [("decode", 0.004, ("0.002", "0.005")), ("queue", 0.3, ("0.25", "0.5")), ("model", 0.015, ("0.01", "0.02"))],
 )
 def test_each_stage_has_its_own_seconds(metrics: Metrics, stage: str, seconds: float, bounds: tuple[str, str]) -> None:
-    metrics.on_answer(answer())
-    metrics.on_answer(answer())
+    metrics.on_prediction(answer())
+    metrics.on_prediction(answer())
     found = samples(metrics)
     assert found[key("stage_seconds_sum", stage=stage)] == pytest.approx(2 * seconds)
     assert found[key("stage_seconds_count", stage=stage)] == 2
@@ -67,7 +67,7 @@ def test_each_stage_has_its_own_seconds(metrics: Metrics, stage: str, seconds: f
 
 def test_batches_are_counted_by_size(metrics: Metrics) -> None:
     for size in (1, 3, 16):
-        metrics.on_answer(answer(batch_size=size))
+        metrics.on_prediction(answer(batch_size=size))
     found = samples(metrics)
     assert found[key("batch_size_sum")] == 20
     counts = [found[key("batch_size_bucket", le=bound)] for bound in ("1.0", "2.0", "4.0", "16.0", "+Inf")]
@@ -103,6 +103,6 @@ def test_requests_and_what_is_pending_are_told(metrics: Metrics) -> None:
 
 def test_two_servers_in_a_process_count_apart(metrics: Metrics) -> None:
     other = Metrics()
-    other.on_answer(answer())
-    assert key("answers_total", version="v0001", prediction="cat") not in samples(metrics)
-    assert samples(other)[key("answers_total", version="v0001", prediction="cat")] == 1
+    other.on_prediction(answer())
+    assert key("predictions_total", version="v0001", prediction="cat") not in samples(metrics)
+    assert samples(other)[key("predictions_total", version="v0001", prediction="cat")] == 1

@@ -25,7 +25,7 @@ VERSIONS = ["v0001", "v0002"]
 
 def test_they_are_whole_and_the_more_accurate_is_the_champion(shipped: Registry):
     assert shipped.verify() == dict.fromkeys(VERSIONS)
-    assert {shipped.get(name).manifest.standing for name in VERSIONS} == {"promoted"}
+    assert {shipped.get(name).manifest.status for name in VERSIONS} == {"promoted"}
     champion = shipped.champion()
     assert champion is not None
     assert champion.id == max(VERSIONS, key=lambda name: shipped.get(name).manifest.metrics["test/acc"])
@@ -64,7 +64,7 @@ def test_its_figures_are_those_of_its_manifest(name: str, shipped: Registry, cap
     assert measured["test/acc"] >= 0.85
 
 
-def test_no_32_pixel_picture_and_no_array_is_among_the_projects_files():
+def test_no_32_pixel_image_and_no_array_is_among_the_projects_files():
     from PIL import Image
 
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

@@ -33,12 +33,12 @@ def resized(images: Tensor, size: int = 48) -> Tensor:
 
 
 def webp(images: Tensor) -> Tensor:
-    pictures = []
+    decoded = []
     for image in images:
         buffer = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).byte().numpy()).save(buffer, "WEBP", quality=90)
-        pictures.append(torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8))
-    return torch.stack(pictures).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).float()
+        decoded.append(torch.frombuffer(bytearray(Image.open(buffer).convert("RGB").tobytes()), dtype=torch.uint8))
+    return torch.stack(decoded).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).float()
 
 
 CHANGES = {
@@ -53,7 +53,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_copy_matches_the_picture_it_is_of_and_no_other(change) -> None:
+def test_a_copy_matches_the_image_it_is_of_and_no_other(change) -> None:
     assert matches(altered(change, TRAIN), TRAIN).tolist() == [*range(60)]
     assert matches(altered(change, TRAIN), TEST).tolist() == [-1] * 60
 
@@ -82,14 +82,14 @@ def test_copies_of_a_copy_count_as_copies_of_the_first() -> None:
     assert duplicates(TRAIN[:1].repeat(200, 1, 1, 1)).tolist() == [0] * 200
 
 
-def test_pictures_of_one_class_are_not_copies() -> None:
+def test_images_of_one_class_are_not_copies() -> None:
     labels = synthetic.draw("train", 60).labels
     images = TRAIN[labels == 0]
     assert len(images) == 6
     assert duplicates(images).tolist() == [*range(6)]
 
 
-def test_equal_frames_round_different_pictures_do_not_make_them_copies() -> None:
+def test_equal_frames_round_different_images_do_not_make_them_copies() -> None:
     framed = torch.full((2, 32, 32, 3), 255, dtype=torch.uint8)
     framed[:, 4:28, 4:28] = TRAIN[:2, 4:28, 4:28]
     assert duplicates(framed).tolist() == [0, 1]

@@ -35,8 +35,8 @@ def make_image_folder(root: Path) -> None:
 def test_root_is_the_given_one_then_the_environment_then_data(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CIFAR_LIT_DATA", raising=False)
     assert resolve_root(None) == Path("data")
-    monkeypatch.setenv("CIFAR_LIT_DATA", "~/pictures")
-    assert resolve_root(None) == Path.home() / "pictures"
+    monkeypatch.setenv("CIFAR_LIT_DATA", "~/images")
+    assert resolve_root(None) == Path.home() / "images"
     assert resolve_root("here") == Path("here")
     assert resolve_root(Path("here")) == Path("here")
 

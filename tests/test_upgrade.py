@@ -8,7 +8,7 @@ import pytest
 import torch
 from broken_versions import edit, older
 from conftest import SMOKE
-from finetuning import DRAWN, QUIET
+from finetuning import QUIET, SYNTHETIC
 
 from cifar_lit.cli import main
 from cifar_lit.errors import VersionDamagedError
@@ -25,7 +25,10 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 def of_old_release(version: Version) -> None:
     """Makes a version what a release wrote that knew neither graphs nor temperatures."""
     older(lambda folder: None)(version.path)
-    edit(version.path, lambda manifest: [manifest.update(schema=1), manifest.pop("temperature")])
+    edit(
+        version.path,
+        lambda manifest: [manifest.update(schema=1, standing=manifest.pop("status")), manifest.pop("temperature")],
+    )
 
 
 def graph_is_of_weights(version: Version) -> bool:
@@ -54,8 +57,8 @@ def test_an_upgrade_gives_old_versions_a_graph(publish, registry: Registry, caps
     for version_id in ("v0001", "v0002"):
         version = registry.resolve(version_id)
         assert graph_is_of_weights(version)
-        assert (version.manifest.standing, version.manifest.temperature) == ("promoted", 1.0)
-        assert json.loads((version.path / "manifest.json").read_bytes())["schema"] == 2
+        assert (version.manifest.status, version.manifest.temperature) == ("promoted", 1.0)
+        assert json.loads((version.path / "manifest.json").read_bytes())["schema"] == 3
     assert registry.pointer() == "v0002"
     assert upgrade(registry, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {}
@@ -119,10 +122,10 @@ def test_a_training_whose_network_can_not_be_exported_is_kept_as_a_candidate(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(onnx_model, "dump", refuse)
-    assert main(["fit", "--config", SMOKE, *DRAWN, *QUIET, "--trainer.max_epochs", "1"]) == 0
+    assert main(["fit", "--config", SMOKE, *SYNTHETIC, *QUIET, "--trainer.max_epochs", "1"]) == 0
     (version,) = Registry(tmp_path / "checkpoints").versions()
     version.verify()
-    assert version.manifest.standing == "candidate"
+    assert version.manifest.status == "candidate"
     assert version.manifest.reason == "it can't be served, there is no ONNX graph of it: no such operator."
     assert ONNX not in version.manifest.files
     load_network(version)

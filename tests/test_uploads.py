@@ -78,7 +78,7 @@ def test_an_address_is_not_fetched(address: bytes) -> None:
     for body, content_type in ((address, "image/png"), (form(part(address)), FORM)):
         assert refusal(body, content_type) == (
             "invalid",
-            "this is an address, expected the picture itself: nothing is fetched.",
+            "this is an address, expected the image itself: nothing is fetched.",
         )
 
 
@@ -140,7 +140,7 @@ def test_a_form_without_the_field_names_those_it_has() -> None:
     parts = [part(b"x", b'form-data; name="%b"' % name) for name in (b"image", b"files")]
     assert refusal(form(*parts)) == (
         "invalid",
-        "the form has no part 'file' (it has 'image', 'files'), expected at least one with a picture.",
+        "the form has no part 'file' (it has 'image', 'files'), expected at least one with an image.",
     )
 
 
@@ -152,7 +152,7 @@ def test_long_names_of_fields_are_not_repeated_in_full() -> None:
 @pytest.mark.parametrize("body", [b"--xyz--\r\n", b"--xyz--"])
 def test_an_empty_form_has_no_file(body: bytes) -> None:
     fault, message = refusal(body)
-    assert (fault, message) == ("invalid", "the form has no part 'file', expected at least one with a picture.")
+    assert (fault, message) == ("invalid", "the form has no part 'file', expected at least one with an image.")
 
 
 def test_a_file_too_many_is_too_many() -> None:

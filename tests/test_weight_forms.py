@@ -125,7 +125,7 @@ READ: dict[str, tuple[str, Callable[[], Network], Write]] = {
             {
                 "pytorch-lightning_version": "2.6.6",
                 "state_dict": {f"model.{name}": value for name, value in network.state_dict().items()}
-                | {"teacher.weight": torch.zeros(3)},
+                | {"fine_tuning.weight": torch.zeros(3)},
             },
             path,
         ),

@@ -68,7 +68,7 @@ def test_a_mix_has_that_share_of_the_childs_weights_and_statistics(share: float)
 )
 def test_as_much_of_the_child_is_kept_as_passes_the_gate(old: list[int], share: float) -> None:
     judged = judge(old, [0] * 40)
-    assert (judged.share, judged.verdict.standing) == (share, "promoted")
+    assert (judged.share, judged.verdict.status) == (share, "promoted")
     assert judged.network.weight.item() == pytest.approx(share)  # type: ignore[union-attr]
     assert len(judged.comparisons["new"].gained) == 40
 
@@ -88,25 +88,25 @@ def test_less_of_the_child_is_kept_if_the_whole_line_has_lost_too_much() -> None
 
 def test_what_helps_nothing_is_no_candidate_for_less_of_it() -> None:
     judged = judge([], [])
-    assert (judged.share, judged.verdict.standing, judged.verdict.cause) == (1.0, "candidate", "no gain")
+    assert (judged.share, judged.verdict.status, judged.verdict.cause) == (1.0, "candidate", "no gain")
 
 
 def test_if_none_passes_the_child_as_it_is_was_rejected_for_its_cost() -> None:
     judged = judge([0] * 30, [0] * 40)
-    assert (judged.share, judged.verdict.standing) == (1.0, "rejected")
+    assert (judged.share, judged.verdict.status) == (1.0, "rejected")
     assert "(lost 30, gained 0)" in judged.verdict.reason
     assert judged.verdict.reason.endswith("no interpolation with its parent passes either")
 
 
 def test_the_child_alone_if_no_mix_is_wanted() -> None:
     judged = judge([9] * 30, [0] * 40, shares=(1.0,))
-    assert (judged.share, judged.verdict.standing) == (1.0, "rejected")
+    assert (judged.share, judged.verdict.status) == (1.0, "rejected")
     assert "mixed" not in judged.verdict.reason
 
 
 def test_where_labels_look_wrong_no_mix_is_tried() -> None:
     judged = judge([], [], max_label_rank=0.5)
-    assert (judged.share, judged.verdict.standing, judged.verdict.costly) == (1.0, "rejected", False)
+    assert (judged.share, judged.verdict.status, judged.verdict.costly) == (1.0, "rejected", False)
     assert "the labels look wrong" in judged.verdict.reason
 
 

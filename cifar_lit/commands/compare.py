@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, metavar=name.upper(), help=f"an id, 'latest', or a file: {KINDS}")
     parser.add_argument("--split", choices=get_args(Split), default="test", help="of the data set (default: test)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="write the text, the JSON and pictures there")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="write the text, the JSON and images there")
     add_registry(parser)
     add_data(parser)
     return parser

@@ -60,7 +60,7 @@ def read_data(namespace: argparse.Namespace, split: Split) -> ImageSet:
 
 
 def is_named(namespace: argparse.Namespace) -> bool:
-    """Whether a data set was asked for, so that its absence is an error."""
+    """Whether a data set was asked for, which must exist then."""
     return bool(namespace.data_root or namespace.data_source or os.environ.get(ROOT_VARIABLE))
 
 

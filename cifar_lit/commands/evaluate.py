@@ -54,7 +54,7 @@ def run(args: list[str]) -> int:
         print(f"{model.name} does not say what it was trained on: it may know these images.", file=sys.stderr)
     config = parser.parse_args(rest)
     name = _SPLITS[verb]
-    # With --json, standard output is for the answer alone.
+    # With --json, standard output is for the result alone.
     with contextlib.redirect_stdout(sys.stderr):
         hush_lightning()
         instances = parser.instantiate(config)
@@ -65,7 +65,7 @@ def run(args: list[str]) -> int:
     if trainer.is_global_zero:
         data = instances.data.test_set if verb == "test" else instances.data.val_set
         about = f"{len(data):,} {'test' if verb == 'test' else 'validation'} images\n({data.source})"
-        # Answers from several processes come in another order than the images.
+        # Outputs from several processes come in another order than the images.
         _tell(own, model, classifier.evaluations[name], about, name, data if trainer.world_size == 1 else None)
     return 0
 
@@ -124,7 +124,7 @@ def _own_parser(verb: str) -> argparse.ArgumentParser:
         metavar="DIR",
         help="write metrics.json, report.txt, and confusion_matrix, calibration and samples as png",
     )
-    parser.add_argument("--tta_flip", action="store_true", help="average the answers to an image and its mirror")
+    parser.add_argument("--tta_flip", action="store_true", help="average the predictions for an image and its mirror")
     parser.add_argument(
         "--tta_shift", type=int, default=0, metavar="N", help="and to the image moved by N pixels, both ways; N 0..31"
     )

@@ -56,7 +56,7 @@ def _onnx(model: Model, namespace: argparse.Namespace) -> bytes:
     data = find_test_set(namespace)
     if data is None:
         data = synthetic.draw("test", onnx_model.NUM_COMPARED)
-        print("No CIFAR-10 found (--data.root names it): comparing on drawn images.", file=sys.stderr)
+        print("No CIFAR-10 found (--data.root names it): comparing on synthetic images.", file=sys.stderr)
     images = onnx_model.some_images(data)
     print(f"Comparing on {len(images):,} images ({data.source}).", file=sys.stderr)
     content, difference = onnx_model.dump(

@@ -85,7 +85,7 @@ def run(args: list[str]) -> int:
         kept = f"{', '.join(made)} was made meanwhile." if made else "No version was made; the registry is as it was."
         raise KeyboardInterrupt(kept) from error
     _tell(config, result, registry)
-    return 0 if config.any_standing or result.published.version.manifest.standing == "promoted" else NOT_PROMOTED
+    return 0 if config.any_status or result.published.version.manifest.status == "promoted" else NOT_PROMOTED
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:
@@ -127,7 +127,7 @@ def build_parser() -> ClassArgumentParser:
         help="folder of the versions; default: the environment's CIFAR_LIT_REGISTRY, else checkpoints",
     )
     parser.add_argument(
-        "--any-standing",
+        "--any-status",
         type=bool,
         nargs="?",
         const=True,
@@ -243,13 +243,13 @@ def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
         print_json(version.manifest.summary(champion.id if champion else None))
         return
     print(f"\n{result.report()}")
-    print(f"{version.id} is {version.manifest.standing}: {version.manifest.reason}.")
+    print(f"{version.id} is {version.manifest.status}: {version.manifest.reason}.")
     print(f"Weights: {result.share:.0%} of the fine-tuned network and {1 - result.share:.0%} of its parent (WiSE-FT).")
     print("p is the chance of such figures if the true loss were as large as the limit; of new images, if nothing had")
     print("been learned.")
     print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
     print(f"Version: {version.path}, with report/forgetting.png")
-    if version.manifest.standing != "promoted":
+    if version.manifest.status != "promoted":
         print(_advice(config, result))
 
 

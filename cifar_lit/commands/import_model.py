@@ -38,7 +38,7 @@ def run(args: list[str]) -> int:
     if namespace.json:
         print_json(version.manifest.summary(None))
         return 0
-    print(f"{version.id}: {version.manifest.standing}, {version.manifest.reason}")
+    print(f"{version.id}: {version.manifest.status}, {version.manifest.reason}")
     if test_set is not None:
         print(f"On {len(test_set):,} images ({test_set.source}):")
         print(", ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))

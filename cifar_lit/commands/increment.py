@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     choose = maker.add_argument_group("some of --split or --arrays")
     choose.add_argument("--rows", metavar="FROM:TO", help="these rows, TO not included")
     choose.add_argument("--classes", nargs="+", choices=CLASS_NAMES, metavar="CLASS", help="only these")
-    choose.add_argument("--count", type=int, metavar="N", help="so many, drawn evenly from the classes")
+    choose.add_argument("--count", type=int, metavar="N", help="so many, sampled evenly from the classes")
     choose.add_argument("--seed", type=int, default=0, help="decides which --count draws (default: %(default)s)")
     arrays = maker.add_argument_group("what --arrays can't tell from the values")
     add_keys(arrays)

@@ -79,13 +79,13 @@ def _splits(namespace: argparse.Namespace) -> dict[str, ImageSet]:
 
 def _write_report(folder: Path, found: Audit, text: str, about: dict[str, Any]) -> None:
     files = {"audit.txt": text.encode(), "audit.json": (json.dumps(about, indent=2) + "\n").encode()}
-    picture = found.doubts_png()
+    image = found.doubts_png()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, content in files.items():
             (folder / name).write_bytes(content)
-        if picture is not None:
-            (folder / "doubts.png").write_bytes(picture)
+        if image is not None:
+            (folder / "doubts.png").write_bytes(image)
         else:
             (folder / "doubts.png").unlink(missing_ok=True)  # of an earlier check
     except OSError as error:

@@ -130,7 +130,7 @@ def _choose(labels: Tensor, namespace: argparse.Namespace) -> Tensor:
     if namespace.count < 1:
         raise SettingError(f"--count is {namespace.count}, expected 1 or more.")
     generator = torch.Generator().manual_seed(namespace.seed)
-    drawn = []
+    sampled = []
     for place, label in enumerate(wanted):
         own = rows[labels[rows] == label]
         share = namespace.count // len(wanted) + (place < namespace.count % len(wanted))
@@ -139,8 +139,8 @@ def _choose(labels: Tensor, namespace: argparse.Namespace) -> Tensor:
                 f"--count {namespace.count} takes {share:,} of {CLASS_NAMES[label]}, there are {len(own):,}. Ask for "
                 "fewer, or of other --classes or --rows."
             )
-        drawn.append(own[torch.randperm(len(own), generator=generator)[:share]])
-    return torch.cat(drawn).sort().values
+        sampled.append(own[torch.randperm(len(own), generator=generator)[:share]])
+    return torch.cat(sampled).sort().values
 
 
 def _slice(text: str, length: int) -> slice:

@@ -26,10 +26,10 @@ _ARRAYS = (".npz", ".npy")
 
 
 class Row(NamedTuple):
-    """An answer to the image of this name."""
+    """The prediction for the image of this name."""
 
     path: Path
-    answer: Prediction
+    prediction: Prediction
     note: str
 
 
@@ -91,13 +91,13 @@ def _files(paths: Sequence[Path]) -> list[Path]:
 
 
 def _predict(predictor: Predictor, files: Sequence[Path], key: str | None) -> tuple[Rows, list[Skipped]]:
-    """Answers in the order given, and the files that have none."""
+    """Predictions in the order given, and the files that have none."""
     rows: list[Row] = []
     left: list[Skipped] = []
     images = _images(files, key, left)
     while batch := list(islice(images, _BATCH)):
-        answers = predictor.predict(np.stack([image for _, image, _ in batch]))
-        rows += [Row(path, answer, note) for (path, _, note), answer in zip(batch, answers, strict=True)]
+        predictions = predictor.predict(np.stack([image for _, image, _ in batch]))
+        rows += [Row(path, prediction, note) for (path, _, note), prediction in zip(batch, predictions, strict=True)]
     return rows, left
 
 
@@ -122,23 +122,30 @@ def _images(files: Sequence[Path], key: str | None, left: list[Skipped]) -> Iter
 def _table(rows: Rows) -> str:
     width = max((len(str(path)) for path, _, _ in rows), default=0)
     lines = [f"{'file':{width}}  prediction  confidence  version"] if rows else []
-    for path, answer, _ in rows:
-        lines.append(f"{path!s:{width}}  {answer.prediction:10}  {answer.confidence:10.4f}  {answer.version}")
+    for path, prediction, _ in rows:
+        lines.append(
+            f"{path!s:{width}}  {prediction.prediction:10}  {prediction.confidence:10.4f}  {prediction.version}"
+        )
     return "".join(f"{line}\n" for line in lines)
 
 
 def _csv(rows: Rows) -> str:
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
-    names = list(rows[0].answer.probabilities) if rows else []
+    names = list(rows[0].prediction.probabilities) if rows else []
     writer.writerow(["file", "prediction", "confidence", *names, "version"])
-    for path, answer, _ in rows:
-        writer.writerow([path, answer.prediction, answer.confidence, *answer.probabilities.values(), answer.version])
+    for path, prediction, _ in rows:
+        writer.writerow(
+            [path, prediction.prediction, prediction.confidence, *prediction.probabilities.values(), prediction.version]
+        )
     return buffer.getvalue()
 
 
 def _json(rows: Rows) -> str:
-    found = [{"file": str(path), **answer.as_dict(), **({"note": note} if note else {})} for path, answer, note in rows]
+    found = [
+        {"file": str(path), **prediction.as_dict(), **({"note": note} if note else {})}
+        for path, prediction, note in rows
+    ]
     return json.dumps(found, indent=2) + "\n"
 
 

@@ -48,7 +48,7 @@ def run(args: list[str]) -> int:
         "--requests-per-minute", type=int, metavar="N", help="that one client may send to REST and the page"
     )
     parser.add_argument(
-        "--public-page", action="store_true", help="with API keys: the page answers without a sign-in all the same"
+        "--public-page", action="store_true", help="with API keys: the page is open without a sign-in all the same"
     )
     parser.add_argument("--no-page", action="store_true", help="serve REST alone")
     parser.add_argument(
@@ -120,7 +120,7 @@ def _who_may(options: "Options", port: int, *, has_page: bool) -> str:
     ways = " and ".join(way for way in (page, rest) if way)
     who = f"anybody who reaches port {port}, by any name," if ways else "whoever has an API key"
     return (
-        f"Open: {who} may have pictures answered by {ways or 'REST'}; nobody may teach or choose the version "
+        f"Open: {who} may have images classified by {ways or 'REST'}; nobody may teach or choose the version "
         f"({_PASSWORD_VARIABLE} is not set, --allowed-hosts names no host)."
     )
 

@@ -105,7 +105,7 @@ def _publish(best: Run, registry: Registry, reason: str) -> Version:
     version = registry.publish(files, about, reason=reason)
     if registry.champion() is None:
         version = registry.promote(version.id, f"{reason}; there was no champion yet")
-    print(f"{version.id} is {version.manifest.standing}: {version.manifest.reason}.")
-    if version.manifest.standing != "promoted":
+    print(f"{version.id} is {version.manifest.status}: {version.manifest.reason}.")
+    if version.manifest.status != "promoted":
         print(f"`cifar-lit versions promote {version.id}` makes it the champion.")
     return version

@@ -66,7 +66,7 @@ def _list(registry: Registry, namespace: argparse.Namespace) -> int:
         print(f"No version in {registry} yet. `cifar-lit fit` makes one.")
         return 0
     print(
-        f"  {'id':6}  {'parent':6}  {'standing':9}  {'val/acc':>7}  {'test/acc':>8}  {'network':14}  "
+        f"  {'id':6}  {'parent':6}  {'status':9}  {'val/acc':>7}  {'test/acc':>8}  {'network':14}  "
         f"{'created (UTC)':19}  learned besides; reason"
     )
     for version in versions:
@@ -76,7 +76,7 @@ def _list(registry: Registry, namespace: argparse.Namespace) -> int:
         increments = ", ".join(each["name"] for each in about.data.get("increments", [])) or "-"
         notes = f"{increments}; {textwrap.shorten(about.reason, _REASON_SHOWN, placeholder=' ...')}"
         print(
-            f"{mark} {version.id:6}  {about.parent or '-':6}  {about.standing:9}  {val:>7}  {test:>8}  "
+            f"{mark} {version.id:6}  {about.parent or '-':6}  {about.status:9}  {val:>7}  {test:>8}  "
             f"{about.network['name']:14}  {about.created_at[:19].replace('T', ' ')}  {notes}"
         )
     print("* is the champion: the version that is served.")
@@ -91,7 +91,7 @@ def _show(registry: Registry, namespace: argparse.Namespace) -> int:
         return 0
     about = version.manifest
     role = " (champion)" if version.id == champion_id else ""
-    print(f"{version.id}{role}: {about.standing}, {about.reason}")
+    print(f"{version.id}{role}: {about.status}, {about.reason}")
     origin = about.parent or about.training.get("imported_from") or about.training.get("from", "scratch")
     print(f"created   {about.created_at}, from {origin}, seed {about.seed}")
     print(f"network   {about.network['name']} {about.network['args']}")

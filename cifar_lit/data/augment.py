@@ -1,4 +1,4 @@
-"""Random augmentation of a batch on the device it lives on, drawn per image.
+"""Random augmentation of a batch on the device it lives on, random for each image.
 
 Shapes: B batch, N images in the set, H = W = 32, C = 3 channels. Beyond its edge an image goes on as
 its own mirror image.

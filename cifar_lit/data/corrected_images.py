@@ -15,13 +15,13 @@ from cifar_lit.errors import DataError, ImageError
 
 
 def read(folder: Path) -> tuple[ImageSet, list[str]]:
-    """Reads all corrections, a row a picture, in the order in which the pictures were first corrected.
+    """Reads all corrections, a row an image, in the order in which the images were first corrected.
 
     Returns:
-        The pictures with their last labels, and which lines were passed over, in words.
+        The images with their last labels, and which lines were passed over, in words.
 
     Raises:
-        DataError: no such folder, no correction in it, a line that says something else, or a picture that is missing,
+        DataError: no such folder, no correction in it, a line that says something else, or an image that is missing,
             damaged or not 32x32.
     """
     path = folder / LINES
@@ -44,22 +44,22 @@ def read(folder: Path) -> tuple[ImageSet, list[str]]:
         labels[file] = label
     if not labels:
         raise DataError(f"{path}: there is no correction in it, expected at least one.")
-    images = torch.stack([_picture(folder / file) for file in labels])
+    images = torch.stack([_image(folder / file) for file in labels])
     return ImageSet(images, torch.tensor(list(labels.values())), f"corrections, {folder.name}"), torn
 
 
 def _checked(entry: Any, place: str) -> tuple[str, int]:
     file, label = (entry.get("file"), entry.get("label")) if isinstance(entry, dict) else (None, None)
     if not isinstance(file, str) or not FILE.fullmatch(file):
-        raise DataError(f"{place}: its file is {file!r}, expected '<sha256>.png'. Mend or remove the line.")
+        raise DataError(f"{place}: its file is {file!r}, expected '<sha256>.png'. Fix or remove the line.")
     if label not in CLASS_NAMES:
         raise DataError(
-            f"{place}: its label is {label!r}, expected one of {', '.join(CLASS_NAMES)}. Mend or remove the line."
+            f"{place}: its label is {label!r}, expected one of {', '.join(CLASS_NAMES)}. Fix or remove the line."
         )
     return file, CLASS_NAMES.index(label)
 
 
-def _picture(path: Path) -> torch.Tensor:
+def _image(path: Path) -> torch.Tensor:
     advice = f"Restore it from a copy, or remove its lines from {LINES}."
     try:
         data = path.read_bytes()

@@ -1,9 +1,9 @@
-"""Corrections that people made to a model's answers, as a folder that they are added to one by one.
+"""Corrections that people made to a model's predictions, as a folder that they are added to one by one.
 
     corrections.jsonl    a line a correction: {"file": "<sha256>.png", "label": "cat"}, and what else there is to say
-    <sha256>.png         the 32x32 picture as the model saw it; the name is the SHA-256 of the file
+    <sha256>.png         the 32x32 image as the model saw it; the name is the SHA-256 of the file
 
-A picture is written before the line that names it, and a line is appended whole. The last label of a picture counts. A
+An image is written before the line that names it, and a line is appended whole. The last label of an image counts. A
 line that a crash tore is passed over. Whoever writes holds a lock on the folder.
 """
 
@@ -47,12 +47,12 @@ def add(folder: Path, pixels: NDArray[np.uint8], label: str, **details: Any) -> 
     Raises:
         DataError: another shape, dtype or class; too many corrections wait; or the folder can't be written.
     """
-    picture = np.asarray(pixels)
-    if picture.shape != IMAGE_SHAPE or picture.dtype != np.uint8:
-        raise DataError(f"the picture is {picture.dtype} {picture.shape}, expected uint8 {IMAGE_SHAPE}.")
+    image = np.asarray(pixels)
+    if image.shape != IMAGE_SHAPE or image.dtype != np.uint8:
+        raise DataError(f"the image is {image.dtype} {image.shape}, expected uint8 {IMAGE_SHAPE}.")
     if label not in CLASS_NAMES:
         raise DataError(f"the label is {label!r}, expected one of {', '.join(CLASS_NAMES)}.")
-    png = encode_png(picture)
+    png = encode_png(image)
     file = f"{hashlib.sha256(png).hexdigest()}.png"
     line = json.dumps({"file": file, "label": label, **details}).encode()
     with _locked(folder):
@@ -67,7 +67,7 @@ def add(folder: Path, pixels: NDArray[np.uint8], label: str, **details: Any) -> 
 
 
 def count(folder: Path) -> int:
-    """How many pictures `add` has added; the pictures are not looked at."""
+    """How many images `add` has added; the images are not looked at."""
     try:
         return len(_named(_read_lines(folder)))
     except OSError:
@@ -136,7 +136,7 @@ def bring_back(used: Path, folder: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a crash left: half-written files, and pictures that no line names.
+    """Removes what a crash left: half-written files, and images that no line names.
 
     Raises:
         DataError: the folder can't be read or written.

@@ -38,8 +38,8 @@ class FinetuneDataModule(CIFAR10DataModule):
         increments: `.npz` files to learn from, with `x_new` and `y_new`.
         old_increments: increments that the parent has learned already: replayed with the old images, never new. Those
             that the registry keeps need not be named.
-        corrections: the increments are corrections that a person made who saw the answers: where the parent was wrong
-            and the result is right, they are evidence for it, however few.
+        corrections: the increments are corrections that a person made who saw the predictions: where the parent was
+            wrong and the result is right, they are evidence for it, however few.
         replay: share of old images in each batch, 0 to learn from new ones only. Default: as many as there are of each,
             but no less than half and no more than nine tenths.
         replay_sampling: draw every old image equally often ("uniform") or every class ("balanced").
@@ -182,7 +182,7 @@ class FinetuneDataModule(CIFAR10DataModule):
         return ReplayLoader(new, old, self.batch_size - num_new, self.replay_sampling, weights)
 
     def _replay_weights(self, num_new: int) -> Tensor | None:
-        """How often each old image is drawn: one of an earlier increment as often as a new one, in up to half of what
+        """How often each old image is sampled: one of an earlier increment as often as a new one, in up to half of what
         is replayed; all equally often if there are none of either kind."""
         assert self.old_train is not None
         num_base, num_earlier = len(self.old_train) - self._num_earlier, self._num_earlier

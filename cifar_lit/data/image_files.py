@@ -22,7 +22,7 @@ class Skipped:
     Attributes:
         path: its own.
         kind: what it is, in a word or two.
-        reason: what was wrong, what was expected, how to mend it.
+        reason: what was wrong, what was expected, how to fix it.
     """
 
     path: Path

@@ -26,7 +26,7 @@ class Labelled:
         labels: 0..9, by file.
         guesses: what was taken for what, in words, for a person to confirm.
         notes: what was left out, in words.
-        problems: what must be mended, in words.
+        problems: what must be fixed, in words.
     """
 
     labels: dict[PurePosixPath, int] = field(default_factory=dict)

@@ -34,11 +34,11 @@ MAX_PIXELS, MAX_JPEG_PIXELS = 50_000_000, 100_000_000
 """A JPEG is decoded at a part of its size, so more of its pixels fit into the memory that there is."""
 REDUCED_SIDE = 256
 """Of a large image the shorter side is brought down to this or up to twice as much, before all else. Of 1,000
-photographs 3 got another answer by it, at 128 it were 29, at 64 it were 72."""
+photographs 3 got another prediction, at 128 it were 29, at 64 it were 72."""
 
 _ADVICE = "Save it again as JPEG or PNG."
 _FIRST_FRAME = "only the first frame of the animation was looked at"
-_MAIN_PICTURE = "only the main picture of the file was looked at; it holds others"
+_MAIN_IMAGE = "only the main image of the file was looked at; it holds others"
 _PLUGINS: dict[Format, type[ImageFile.ImageFile]] = {
     "WebP": WebPImagePlugin.WebPImageFile,
     "GIF": GifImagePlugin.GifImageFile,
@@ -94,7 +94,7 @@ def decode(data: bytes) -> Decoded:
     """Decodes an image file.
 
     Grey and palette become RGB, 16 bits become 8, transparency is laid over white, colours are brought to sRGB, and
-    the image is turned upright. Of an animation the first frame is taken, of a file with several pictures the main one.
+    the image is turned upright. Of an animation the first frame is taken, of a file with several images the main one.
 
     Args:
         data: the content of the file.
@@ -111,7 +111,7 @@ def decode(data: bytes) -> Decoded:
     kind = format_of(data)
     if len(data) > MAX_BYTES:
         raise ImageError(
-            f"the file has more than {MAX_BYTES:,} bytes, at most {MAX_BYTES >> 20} MiB are accepted. Make the picture "
+            f"the file has more than {MAX_BYTES:,} bytes, at most {MAX_BYTES >> 20} MiB are accepted. Make the image "
             "smaller, or save it as JPEG.",
             "too_large",
         )
@@ -158,7 +158,7 @@ def _check_size(kind: Format, width: int, height: int) -> None:
 def _load_jpeg(data: bytes, kind: Format) -> _Loaded:
     parts = jpeg_segments.parse(data, lambda width, height: _check_size(kind, width, height))
     image = load_jpeg(parts, REDUCED_SIDE)
-    note = _MAIN_PICTURE if parts.has_others else ""
+    note = _MAIN_IMAGE if parts.has_others else ""
     return _Loaded(image, orientation(parts.exif, parts.xmp), parts.profile, note)
 
 
@@ -247,7 +247,7 @@ def _note(image: Image.Image, kind: Format) -> str:
         several = False
     if not several:
         return ""
-    return _MAIN_PICTURE if kind == "HEIC" else _FIRST_FRAME
+    return _MAIN_IMAGE if kind == "HEIC" else _FIRST_FRAME
 
 
 def _reduced(image: Image.Image) -> Image.Image:

@@ -39,7 +39,7 @@ def read(path: Path, class_names: tuple[str, ...] = CLASS_NAMES) -> ImageSet:
 
     Raises:
         IncrementError: not a sound `.npz`, or other contents. The message begins with the path and names the key, the
-            shape, the dtype or the first bad row, and the mend.
+            shape, the dtype or the first bad row, and how to fix it.
     """
     try:
         with NpzFile(path, max_bytes=MAX_BYTES, max_members=MAX_MEMBERS) as file:

@@ -1,4 +1,4 @@
-"""Decodes the picture of a JPEG with Pillow, at a part of its size, and tells one that is not all there.
+"""Decodes the image of a JPEG with Pillow, at a part of its size, and tells one that is not all there.
 
 libjpeg paints over what is missing and only warns, which Pillow does not pass on. But what it paints comes after the
 end marker, and what it reads depends on the data: so it shows by what changes when these are changed. Pillow's own
@@ -25,11 +25,11 @@ _JUNK = b"".join(_NOISE + bytes([0xFF, marker]) for marker in range(0xD0, 0xD8))
 """With restart markers: a decoder that waits for one passes over all else."""
 _FINE_PIXELS = 16_000_000
 _LEAST_SPARE = 64
-_ADVICE = "Send the whole file again, or save the picture again."
+_ADVICE = "Send the whole file again, or save the image again."
 
 
 def load_jpeg(jpeg: JPEG, least_side: int) -> Image.Image:
-    """Decodes a picture, at 1/2, 1/4 or 1/8 of its size if its shorter side is at least `least_side` long then.
+    """Decodes an image, at 1/2, 1/4 or 1/8 of its size if its shorter side is at least `least_side` long then.
 
     Returns:
         Of mode L, RGB or CMYK.
@@ -73,7 +73,7 @@ def _streamed(jpeg: JPEG, scale: int) -> Image.Image:
 
 
 def _check_means(jpeg: JPEG) -> None:
-    """Looks at the mean colours of a picture whose rows come at the very end."""
+    """Looks at the mean colours of an image whose rows come at the very end."""
     plain, mixed = (_decoded(jpeg, 8, jpeg.content(means_only=True, junk=junk)) for junk in (b"", _JUNK))
     _check_rows(plain, mixed)
     if jpeg.spare >= _LEAST_SPARE:
@@ -130,8 +130,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 
 def _cut_off() -> ImageError:
-    return ImageError(f"the JPEG's data end before its picture does. {_ADVICE}", "malformed")
+    return ImageError(f"the JPEG's data end before its image does. {_ADVICE}", "malformed")
 
 
 def _too_much() -> ImageError:
-    return ImageError(f"the JPEG's data are those of a larger picture than its header says. {_ADVICE}", "malformed")
+    return ImageError(f"the JPEG's data are those of a larger image than its header says. {_ADVICE}", "malformed")

@@ -1,7 +1,7 @@
-"""Takes from a JPEG file what makes its first picture, and knows whether a scan of it is missing. Decodes nothing.
+"""Takes from a JPEG file what makes its first image, and knows whether a scan of it is missing. Decodes nothing.
 
 libjpeg fills what is missing with grey and decodes any number of scans, and Pillow passes its warnings on to nobody. So
-what is handed on has one frame, a bounded number of scans, an end, and nothing that is no part of the picture.
+what is handed on has one frame, a bounded number of scans, an end, and nothing that is no part of the image.
 """
 
 import re
@@ -13,7 +13,7 @@ from cifar_lit.errors import ImageError
 
 _MAX_SEGMENTS = 2_000
 _MAX_SCANS, _MAX_SCANNED_PIXELS = 50, 2_000_000_000
-"""A scan costs a pass over the whole picture, however little it says; encoders write some ten."""
+"""A scan costs a pass over the whole image, however little it says; encoders write some ten."""
 _ADVICE = "Save it again as JPEG or PNG."
 
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
@@ -46,19 +46,19 @@ class _Scan:
 
 @dataclass(frozen=True)
 class JPEG:
-    """The first picture of a JPEG file.
+    """The first image of a JPEG file.
 
     Attributes:
         width: in pixels.
         height: in pixels.
         num_components: 1, 3 or 4.
         is_streamed: rows can be decoded as the file comes, and need not wait for its end.
-        ended: the file goes on behind the picture, or ends as it should.
+        ended: the file goes on behind the image, or ends as it should.
         exif: its EXIF block; empty if there is none.
         xmp: its XMP packet; empty if there is none.
         profile: its ICC profile; empty if there is none.
-        has_others: the file holds other pictures besides (MPO, a gain map).
-        scans: of the picture.
+        has_others: the file holds other images besides (MPO, a gain map).
+        scans: of the image.
     """
 
     width: int
@@ -73,7 +73,7 @@ class JPEG:
     scans: tuple[_Scan, ...]
 
     def content(self, *, cut: int = 0, junk: bytes = b"", end: bytes = b"\xff\xd9", means_only: bool = False) -> bytes:
-        """A file with this picture alone.
+        """A file with this image alone.
 
         Args:
             cut: so many bytes are taken from the end of each scan.
@@ -90,14 +90,14 @@ class JPEG:
 
     @property
     def spare(self) -> int:
-        """Bytes at the end without which the picture can't be whole, unless its data are those of another one."""
+        """Bytes at the end without which the image can't be whole, unless its data are those of another one."""
         coded = max((scan.coded for scan in self.scans if scan.has_means), key=len)
         num_zeros = len(coded) - len(coded.rstrip(b"\0"))  # some cameras put them before the end
         return num_zeros + max(16, (len(coded) - num_zeros) // 32)
 
 
 def parse(data: bytes, check_size: Callable[[int, int], None]) -> JPEG:
-    """Finds the first picture of a file.
+    """Finds the first image of a file.
 
     Args:
         data: the content of the file.
@@ -106,36 +106,36 @@ def parse(data: bytes, check_size: Callable[[int, int], None]) -> JPEG:
     Raises:
         ImageError: a part is missing, cut off or there twice; it is coded in a rare way, or in too many parts.
     """
-    picture = _Picture(check_size)
+    image = _FirstImage(check_size)
     position = 2
     try:
         for _ in range(_MAX_SEGMENTS):
             marker, body, position = _segment(data, position)
             if marker == _END:
-                picture.ended = True
+                image.ended = True
                 break
             if marker != _SCAN:
-                picture.add(marker, body)
+                image.add(marker, body)
                 continue
             end = _END_OF_CODED.search(data, position)
-            picture.add_scan(body, data[position : end.start() if end else len(data)])
+            image.add_scan(body, data[position : end.start() if end else len(data)])
             if end is None:
                 break
-            if picture.is_whole and not picture.is_progressive:
-                picture.ended = True
+            if image.is_whole and not image.is_progressive:
+                image.ended = True
                 break
             position = end.start()
         else:
             raise ImageError(f"the JPEG has more than {_MAX_SEGMENTS:,} parts. {_ADVICE}", "malformed")
     except EOFError:
         pass
-    if not picture.is_whole:
-        what = "lacks a part of its picture" if picture.ended else f"is cut off after {len(data):,} bytes"
-        raise ImageError(f"the JPEG {what}. Send the whole file again, or save the picture again.", "malformed")
-    return picture.found()
+    if not image.is_whole:
+        what = "lacks a part of its image" if image.ended else f"is cut off after {len(data):,} bytes"
+        raise ImageError(f"the JPEG {what}. Send the whole file again, or save the image again.", "malformed")
+    return image.found()
 
 
-class _Picture:
+class _FirstImage:
     """What was found so far."""
 
     def __init__(self, check_size: Callable[[int, int], None]) -> None:

@@ -40,7 +40,7 @@ def read_labelled_files(path: Path, max_images: int) -> LabelledFiles:
     Each is cropped to its central square and scaled.
 
     Raises:
-        DataError: no image can be read, there are more than `max_images`, or something must be mended first. All of
+        DataError: no image can be read, there are more than `max_images`, or something must be fixed first. All of
             that is said together.
     """
     if path.suffix.lower() in _TABLES:

@@ -35,7 +35,7 @@ class DeviceLoader:
         stream_to: the device where batches are wanted, if `data` is not to lie there: they are copied from the host's
             memory ahead of need. The batches are the same.
         steps_augmented: this many batches are augmented together, so that small ones do not each pay for starting the
-            operations on a GPU. The variations drawn depend on it.
+            operations on a GPU. The random variations depend on it.
 
     Yields:
         (images, labels): images (B, 3, 32, 32) in channels-last memory, 0..255, uint8 or float32; labels int64 (B,).

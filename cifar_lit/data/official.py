@@ -100,7 +100,7 @@ class Files:
         for name, content in _contents(path, self.md5[split], self, verify).items():
             data, found = np.asarray(_get(content, "data", path, name)), _get(content, self.label_key, path, name)
             if not isinstance(found, list | np.ndarray):
-                raise DataError(f"{path}: {name} has labels of type {type(found).__name__}, expected a list. Mend it.")
+                raise DataError(f"{path}: {name} has labels of type {type(found).__name__}, expected a list. Fix it.")
             found = [int(label) for label in found]
             if data.dtype != np.uint8 or data.shape != (len(found), 3072):
                 raise DataError(

@@ -1,6 +1,6 @@
 """How a camera was held, as EXIF or XMP note it. Knows nothing of image formats.
 
-Pillow reads EXIF too, but follows a damaged block round in circles (CVE-2026-96643, mended in 13.0, which Gradio
+Pillow reads EXIF too, but follows a damaged block round in circles (CVE-2026-96643, fixed in 13.0, which Gradio
 does not allow).
 """
 

@@ -113,7 +113,7 @@ def recognise(found: Survey, wanted: str | None) -> str:
     on_grid = [name for name in fitting if found.on_grid[name] >= _ON_GRID]
     if len(on_grid) == 1:
         return on_grid[0]
-    if not on_grid:  # resized pictures, say: values between the levels
+    if not on_grid:  # resized images, say: values between the levels
         if low >= 0 and high > 32 and fitting == [LEVELS]:
             return LEVELS
         if low >= 0 and high > 0.5 and _UNIT in fitting:

@@ -1,6 +1,6 @@
-"""Takes from a PNG file what makes its picture, and leaves the rest. Decodes nothing.
+"""Takes from a PNG file what makes its image, and leaves the rest. Decodes nothing.
 
-Pillow refuses a whole picture for a damaged note or one that inflates far; libpng's rule, which viewers follow, is to
+Pillow refuses a whole image for a damaged note or one that inflates far; libpng's rule, which viewers follow, is to
 leave what is damaged and not critical.
 """
 
@@ -25,10 +25,10 @@ _BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: 
 
 @dataclass(frozen=True)
 class PNG:
-    """The picture of a PNG file.
+    """The image of a PNG file.
 
     Attributes:
-        content: a file with this picture alone.
+        content: a file with this image alone.
         depth: bits a channel.
         exif: its EXIF block; empty if there is none.
         xmp: its XMP packet; empty if there is none.
@@ -45,7 +45,7 @@ class PNG:
 
 
 def parse(data: bytes, check_size: Callable[[int, int], None]) -> PNG:
-    """Finds the picture.
+    """Finds the image.
 
     Args:
         data: the content of the file.

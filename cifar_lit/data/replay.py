@@ -21,9 +21,9 @@ class ReplayLoader:
     Args:
         new: batches of new images, augmented and shuffled; its seed, epoch and rank decide the old images too.
         old: images to replay, on the same device.
-        num_old: old images added to each batch, drawn with replacement.
+        num_old: old images added to each batch, sampled with replacement.
         sampling: "uniform" draws every old image equally often, "balanced" every class that occurs.
-        weights: float64 (N,), how often each old image is drawn beside the others of its class ("balanced") or beside
+        weights: float64 (N,), how often each old image is sampled beside the others of its class ("balanced") or beside
             all others ("uniform"), on the device of the old images; equally often if left out.
 
     Yields:

@@ -1,9 +1,9 @@
-"""Finds copies of images: equal pixels, and the same picture encoded again, resized there and back, a little brighter
+"""Finds copies of images: equal pixels, and the same image encoded again, resized there and back, a little brighter
 or darker, or mirrored.
 
-A picture is compared by two correlations, both of which must be high. The fine one sees grey 16x16 pixels less the mean
+An image is compared by two correlations, both of which must be high. The fine one sees grey 16x16 pixels less the mean
 of the 4x4 pixels around them: two seas under two skies differ there. The coarse one sees all colours of 16x16 pixels:
-two different pictures in equal frames differ there. Perceptual hashes (difference hash, cosine-transform hash) tell
+two different images in equal frames differ there. Perceptual hashes (difference hash, cosine-transform hash) tell
 copies from strangers less well at this size; `benchmarks/copies.py` measures that.
 """
 
@@ -15,7 +15,7 @@ from torch.nn.functional import avg_pool2d, normalize
 
 FINE_CORRELATION = 0.92
 COARSE_CORRELATION = 0.94
-"""A pair at or above both is the same picture: chosen on CIFAR-10, see `benchmarks/copies.py`."""
+"""A pair at or above both is the same image: chosen on CIFAR-10, see `benchmarks/copies.py`."""
 
 FLAT_STD = 3.0
 """Levels of 255. The flattest image of CIFAR-10 has 8."""

@@ -71,7 +71,7 @@ def download_if_absent(root: Path, mirror: str | None) -> None:
 
 
 def is_at_hand(root: Path, source: Source = "auto") -> bool:
-    """Whether there is a data set to read: drawn, or some files under `root`, be they whole or not."""
+    """Whether there is a data set to read: synthetic, or some files under `root`, be they whole or not."""
     return source == "synthetic" or any(kind.find(root) is not None for kind in _kinds(verify=True).values())
 
 

@@ -1,4 +1,4 @@
-"""A drawn ten-class set, for trying an installation with no data at all."""
+"""A synthetic ten-class set, for trying an installation with no data at all."""
 
 import torch
 from torch.nn.functional import interpolate
@@ -10,7 +10,7 @@ _TEMPLATE_SEED = 10
 _SPLIT_SEEDS = {"train": 1, "test": 2}
 _MAX_SHIFT = 4
 _NOISE_STD = 40.0
-_DRAWN_AT_ONCE = 1_000
+_CHUNK = 1_000
 
 
 def draw(split: str, num_images: int) -> ImageSet:
@@ -29,9 +29,9 @@ def draw(split: str, num_images: int) -> ImageSet:
     places = torch.arange(IMAGE_SIZE)
     images = torch.empty(num_images, IMAGE_SIZE, IMAGE_SIZE, 3, dtype=torch.uint8)
     # In float32 all of them together would take four times as much.
-    for part in torch.split(torch.arange(num_images), _DRAWN_AT_ONCE):
+    for part in torch.split(torch.arange(num_images), _CHUNK):
         rows, columns = top[part] + places, left[part] + places
-        drawn = templates[labels[part, None, None], rows[:, :, None], columns[:, None, :]]
-        drawn += torch.randn(drawn.shape, generator=generator) * _NOISE_STD
-        images[part] = drawn.clamp_(0, 255).to(torch.uint8)
+        noisy = templates[labels[part, None, None], rows[:, :, None], columns[:, None, :]]
+        noisy += torch.randn(noisy.shape, generator=generator) * _NOISE_STD
+        images[part] = noisy.clamp_(0, 255).to(torch.uint8)
     return ImageSet(images, labels, f"synthetic, {split}")

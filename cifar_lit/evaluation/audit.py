@@ -31,10 +31,10 @@ class Finding:
     """One thing to know about an increment.
 
     Attributes:
-        severity: "error" must be mended before the increment is learned from; "warning" may be as it should be.
+        severity: "error" must be fixed before the increment is learned from; "warning" may be as it should be.
         code: short name for programs.
         message: what was found.
-        mend: what to do about it.
+        suggestion: what to do about it.
         rows: the rows concerned, ascending; for doubted labels the most doubtful first. Empty if it concerns them all.
         details: one mapping a row, of plain JSON values, where there is more to say.
     """
@@ -42,7 +42,7 @@ class Finding:
     severity: Severity
     code: str
     message: str
-    mend: str
+    suggestion: str
     rows: tuple[int, ...] = ()
     details: tuple[Mapping[str, Any], ...] = ()
 
@@ -97,7 +97,7 @@ class Audit:
                     "severity": finding.severity,
                     "code": finding.code,
                     "message": finding.message,
-                    "mend": finding.mend,
+                    "suggestion": finding.suggestion,
                     "rows": list(finding.rows),
                     "details": [dict(detail) for detail in finding.details],
                 }
@@ -115,7 +115,7 @@ class Audit:
             head = f"{finding.severity}: {finding.message} [{finding.code}]"
             lines += ["", *textwrap.wrap(head, 100, subsequent_indent="  ")]
             lines += textwrap.wrap(_rows_text(finding), 100, initial_indent="  ", subsequent_indent="  ")
-            lines += textwrap.wrap(finding.mend, 100, initial_indent="  ", subsequent_indent="  ")
+            lines += textwrap.wrap(finding.suggestion, 100, initial_indent="  ", subsequent_indent="  ")
         if self.not_checked:
             lines += ["", f"Not checked: {', '.join(self.not_checked)}."]
         errors = sum(finding.severity == "error" for finding in self.findings)
@@ -191,14 +191,14 @@ def _balance(labels: Tensor) -> list[Finding]:
     findings = []
     if missing:
         message = f"{len(missing)} of the {NUM_CLASSES} classes do not occur: {', '.join(missing)}."
-        mend = "If this is not meant, add images of them."
-        findings.append(Finding("warning", "missing_classes", message, mend))
+        suggestion = "If this is not meant, add images of them."
+        findings.append(Finding("warning", "missing_classes", message, suggestion))
     present = [(count, name) for count, name in zip(counts.tolist(), CLASS_NAMES, strict=True) if count]
     (least, rare), (most, frequent) = min(present), max(present)
     if most >= max(2 * _MIN_JUDGED, _IMBALANCE * least):
         message = f"classes are out of balance: {most:,} of {frequent}, {least:,} of {rare}."
-        mend = "If this is not meant, add images of the rare ones or leave out some of the frequent ones."
-        findings.append(Finding("warning", "unbalanced", message, mend))
+        suggestion = "If this is not meant, add images of the rare ones or leave out some of the frequent ones."
+        findings.append(Finding("warning", "unbalanced", message, suggestion))
     return findings
 
 
@@ -208,8 +208,8 @@ def _flat(flat: Tensor) -> list[Finding]:
         return []
     most = 2 * len(rows) > len(flat)
     message = f"{_images(len(rows))} of {len(flat):,} {_is(rows)} of one colour: there is nothing to learn from."
-    mend = "Find out how they came about: black or white frames, or a failed conversion. Leave them out."
-    return [Finding("error" if most else "warning", "flat_images", message, mend, tuple(rows))]
+    suggestion = "Find out how they came about: black or white frames, or a failed conversion. Leave them out."
+    return [Finding("error" if most else "warning", "flat_images", message, suggestion, tuple(rows))]
 
 
 def _copies_inside(labels: Tensor, origin: Tensor) -> list[Finding]:
@@ -221,20 +221,20 @@ def _copies_inside(labels: Tensor, origin: Tensor) -> list[Finding]:
     if len(conflicting):
         rows = in_conflict.nonzero().squeeze(1).tolist()
         message = (
-            f"{_count(len(conflicting), 'picture')} {'has' if len(conflicting) == 1 else 'have'} different labels in "
+            f"{_count(len(conflicting), 'image')} {'has' if len(conflicting) == 1 else 'have'} different labels in "
             f"different rows ({len(rows):,} rows)."
         )
-        mend = "Decide which label is right and keep one row of each picture. --clean leaves all of them out."
+        suggestion = "Decide which label is right and keep one row of each image. --clean leaves all of them out."
         details = tuple(
             {"row": row, "copy_of": int(origin[row]), "label": CLASS_NAMES[int(labels[row])]} for row in rows
         )
-        findings.append(Finding("error", "conflicting_labels", message, mend, tuple(rows), details))
+        findings.append(Finding("error", "conflicting_labels", message, suggestion, tuple(rows), details))
     plain = copies[~in_conflict[copies]].tolist()
     if plain:
         message = f"{_images(len(plain))} {_is(plain)} {_copy(plain)} of another in the file, with the same label."
-        mend = "Keep one of each, or the repeated ones count for more than the others. --clean does so."
+        suggestion = "Keep one of each, or the repeated ones count for more than the others. --clean does so."
         details = tuple({"row": row, "copy_of": int(origin[row])} for row in plain)
-        findings.append(Finding("warning", "duplicates", message, mend, tuple(plain), details))
+        findings.append(Finding("warning", "duplicates", message, suggestion, tuple(plain), details))
     return findings
 
 
@@ -265,10 +265,12 @@ def _overlap(increment: ImageSet, others: ImageSet, split: Literal["train", "tes
     if split == "test":
         # A split has near-copies of its own test images: known ones are no reason to refuse the rest.
         most = 2 * len(rows) > len(increment)
-        mend = "Fine-tuning leaves them out, and --clean does: they would make every test figure too good."
-        return [Finding("error" if most else "warning", "test_overlap", message, mend, tuple(rows.tolist()), details)]
-    mend = "They are known already and say little about new data. If new images were meant, leave them out."
-    return [Finding("warning", "train_overlap", message, mend, tuple(rows.tolist()), details)]
+        suggestion = "Fine-tuning leaves them out, and --clean does: they would make every test figure too good."
+        return [
+            Finding("error" if most else "warning", "test_overlap", message, suggestion, tuple(rows.tolist()), details)
+        ]
+    suggestion = "They are known already and say little about new data. If new images were meant, leave them out."
+    return [Finding("warning", "train_overlap", message, suggestion, tuple(rows.tolist()), details)]
 
 
 def _doubts(increment: ImageSet, judged: Tensor, test: ImageSet | None, network: nn.Module) -> list[Finding]:
@@ -276,9 +278,9 @@ def _doubts(increment: ImageSet, judged: Tensor, test: ImageSet | None, network:
     rows = judged.nonzero().squeeze(1)
     if not len(rows):
         return []
-    answers = evaluate(network, increment.subset(rows))
+    evaluation = evaluate(network, increment.subset(rows))
     known = None if test is None else evaluate(network, test)
-    probs, labels = answers.probs, answers.labels
+    probs, labels = evaluation.probs, evaluation.labels
     sure = torch.where(probs >= _thresholds(known), probs, -1.0)
     confidence, predicted = sure.max(1)
     own = probs.gather(1, labels[:, None]).squeeze(1)
@@ -295,15 +297,15 @@ def _doubts(increment: ImageSet, judged: Tensor, test: ImageSet | None, network:
         }
         for rank, place in enumerate(places.tolist(), start=1)
     )
-    findings = _wrong_as_a_whole(answers, known)
+    findings = _wrong_as_a_whole(evaluation, known)
     if details:
         message = (
             f"{_count(len(details), 'label')} of {len(increment):,} {_is(details)} doubtful: the network is sure of "
         )
         message += "another class."
-        mend = "Look at these images, the most doubtful first, and correct the labels that are wrong."
+        suggestion = "Look at these images, the most doubtful first, and correct the labels that are wrong."
         ranked = tuple(rows[places].tolist())
-        findings.append(Finding("warning", "doubted_labels", message, mend, ranked, details))
+        findings.append(Finding("warning", "doubted_labels", message, suggestion, ranked, details))
     return findings
 
 
@@ -316,11 +318,11 @@ def _thresholds(known: Evaluation | None) -> Tensor:
     return thresholds.clamp(min=_LEAST_SURE)
 
 
-def _wrong_as_a_whole(answers: Evaluation, known: Evaluation | None) -> list[Finding]:
+def _wrong_as_a_whole(evaluation: Evaluation, known: Evaluation | None) -> list[Finding]:
     """The network agrees with less than half as many labels as it would if they were right."""
-    count = len(answers.labels)
-    agreement = (answers.preds == answers.labels).float().mean().item()
-    expected = 1.0 if known is None else known.per_class["recall"][answers.labels].mean().item()
+    count = len(evaluation.labels)
+    agreement = (evaluation.preds == evaluation.labels).float().mean().item()
+    expected = 1.0 if known is None else known.per_class["recall"][evaluation.labels].mean().item()
     if count < _MIN_JUDGED or agreement >= expected / 2:
         return []
     usual = "" if known is None else f", and would with about {expected:.0%} of right ones"
@@ -328,8 +330,8 @@ def _wrong_as_a_whole(answers: Evaluation, known: Evaluation | None) -> list[Fin
         f"THE LABELS AS A WHOLE LOOK WRONG: the network agrees with {agreement:.0%} of them{usual}. They may be "
         "shuffled, shifted, or one label for all; or the images are unlike all that it knows."
     )
-    mend = "Compare some images with their labels, and find out how images and labels were put together."
-    return [Finding("warning", "labels_look_wrong", message, mend)]
+    suggestion = "Compare some images with their labels, and find out how images and labels were put together."
+    return [Finding("warning", "labels_look_wrong", message, suggestion)]
 
 
 def _rows_text(finding: Finding) -> str:

@@ -1,5 +1,4 @@
-"""Whether confidences can be trusted: the share of right answers beside them, and the temperature that brings the two
-together."""
+"""Calibration: how far confidence and accuracy lie apart, and the temperature that brings them together."""
 
 import math
 from collections.abc import Mapping
@@ -17,10 +16,10 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, eq=False)
 class Reliability:
-    """Answers by their confidence, in bins of equal width over 0..1.
+    """Predictions by their confidence, in bins of equal width over 0..1.
 
     Attributes:
-        counts: int64 (bins,), answers in each bin.
+        counts: int64 (bins,), predictions in each bin.
         confidence: float64 (bins,), their mean confidence; 0 in an empty bin.
         accuracy: float64 (bins,), share of them that are right; 0 in an empty bin.
     """
@@ -31,7 +30,7 @@ class Reliability:
 
     @property
     def ece(self) -> float:
-        """Expected calibration error, 0..1: the mean distance of confidence and accuracy over all answers.
+        """Expected calibration error, 0..1: the mean distance of confidence and accuracy over all predictions.
 
         Guo et al., "On Calibration of Modern Neural Networks" (2017).
         """
@@ -40,7 +39,7 @@ class Reliability:
 
 
 def reliability(evaluation: Evaluation, num_bins: int = NUM_BINS) -> Reliability:
-    """Sorts answers into bins by the probability of the predicted class."""
+    """Sorts predictions into bins by the probability of the predicted class."""
     confidence, preds = evaluation.logits.double().softmax(1).max(1)
     edges = torch.linspace(0, 1, num_bins + 1, dtype=torch.float64)[1:-1]
     bins = torch.bucketize(confidence, edges)
@@ -54,7 +53,7 @@ def reliability(evaluation: Evaluation, num_bins: int = NUM_BINS) -> Reliability
 
 
 def at_temperature(evaluation: Evaluation, temperature: float) -> Evaluation:
-    """The same answers, as confident as they are served: equal predictions, other probabilities."""
+    """The same predictions, as confident as they are served: equal predictions, other probabilities."""
     return replace(evaluation, logits=evaluation.logits / temperature)
 
 
@@ -62,8 +61,8 @@ def fit_temperature(evaluation: Evaluation) -> float:
     """The temperature that makes the labels most likely: logits divided by it are as confident as they are right.
 
     Guo et al. (2017). The loss is convex in 1 / temperature, so halving an interval finds it. Labels count as
-    (N + 1) / (N + 2) sure, as in Platt, "Probabilistic outputs for support vector machines" (1999): a few answers that
-    are all right do not prove a network infallible.
+    (N + 1) / (N + 2) sure, as in Platt, "Probabilistic outputs for support vector machines" (1999): a few predictions
+    that are all right do not prove a network infallible.
 
     Args:
         evaluation: of images that the network was not trained on; N of them, with finite logits.

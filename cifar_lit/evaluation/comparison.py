@@ -1,4 +1,4 @@
-"""What changed between the answers of two networks to the same images, and whether that can be chance."""
+"""What changed between the predictions of two networks for the same images, and whether that can be chance."""
 
 import math
 from dataclasses import dataclass
@@ -16,8 +16,8 @@ class Comparison:
     """Two evaluations of the same images, in the same order.
 
     Attributes:
-        before: the answers of the older network, the parent.
-        after: the answers of the newer one.
+        before: the predictions of the older network, the parent.
+        after: the predictions of the newer one.
     """
 
     before: Evaluation
@@ -32,12 +32,12 @@ class Comparison:
 
     @cached_property
     def lost(self) -> Tensor:
-        """int64: rows answered right before and wrong after."""
+        """int64: rows predicted right before and wrong after."""
         return (self._right(self.before) & ~self._right(self.after)).nonzero().squeeze(1)
 
     @cached_property
     def gained(self) -> Tensor:
-        """int64: rows answered wrong before and right after."""
+        """int64: rows predicted wrong before and right after."""
         return (~self._right(self.before) & self._right(self.after)).nonzero().squeeze(1)
 
     @property
@@ -68,7 +68,7 @@ class Comparison:
         return NormalDist().cdf(excess / math.sqrt(variance))
 
     def rise_p_value(self) -> float:
-        """Chance of as many gains among the flipped answers, or more, if gains and losses were equally likely.
+        """Chance of as many gains among the flipped predictions, or more, if gains and losses were equally likely.
 
         Exact and one-sided: McNemar's test as a sign test.
         """

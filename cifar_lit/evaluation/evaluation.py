@@ -1,4 +1,4 @@
-"""What a network answers to labelled images, and the measures of how good that is."""
+"""What a network predicts for labelled images, and the measures of how good that is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from cifar_lit.data.image_set import ImageSet
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Answers beside truth.
+    """Predictions beside labels.
 
     Attributes:
         logits: float32 (N, K), on the CPU.
@@ -66,7 +66,7 @@ class Evaluation:
     @cached_property
     def metrics(self) -> dict[str, float]:
         """`loss` (mean cross-entropy in nats), `acc`, and `precision`, `recall`, `f1` as means over the classes that
-        occur among labels or answers."""
+        occur among labels or predictions."""
         arguments = (self.preds, self.labels, self.num_classes)
         values = {
             "loss": cross_entropy(self.logits, self.labels),

@@ -1,4 +1,4 @@
-"""The forgetting report: what a network learned and lost when it was trained further, as text, JSON and picture."""
+"""The forgetting report: what a network learned and lost when it was trained further, as text, JSON and figure."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -25,7 +25,7 @@ MEANING = {
 
 
 def recalls(comparison: Comparison) -> tuple[Tensor, Tensor, Tensor]:
-    """Share of each class answered rightly before and after, float32 (K,) each, and its images, int64 (K,)."""
+    """Share of each class predicted rightly before and after, float32 (K,) each, and its images, int64 (K,)."""
     before, after = comparison.before.per_class, comparison.after.per_class
     return before["recall"], after["recall"], before["support"]
 
@@ -40,7 +40,7 @@ def forgetting(comparison: Comparison) -> Tensor:
 
 
 def text(comparisons: Comparisons) -> str:
-    """Tables: accuracy before and after and how many answers flipped, then the same for each class."""
+    """Tables: accuracy before and after and how many predictions flipped, then the same for each class."""
     tables = [overview(comparisons), *(by_class(name, each) for name, each in comparisons.items())]
     flips = [flip for name, each in comparisons.items() for flip in _flips_text(name, each)]
     return "\n".join([*tables, *flips])
@@ -97,7 +97,7 @@ def flipped_png(comparisons: Comparisons, images: Mapping[str, Tensor], title: s
     Args:
         comparisons: by the name of the images.
         images: uint8 (N, 32, 32, 3), by the same names, in the order of the comparisons' rows.
-        title: over the picture.
+        title: above the figure.
     """
     groups = []
     for heading, is_good in (("Gained: wrong before, right now", True), ("Lost: right before, wrong now", False)):

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation and of a training run, as PNG bytes, without matplotlib's windows and global state."""
+"""Figures of an evaluation and of a training run, as PNG bytes, without matplotlib's windows and global state."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def confusion_matrix(evaluation: Evaluation, title: str) -> bytes:
 
 def calibration(evaluation: Evaluation, temperature: float) -> bytes:
     """Reliability diagrams before and after the temperature: accuracy by confidence, beside the line on which both are
-    equal; below each, how many answers are that confident."""
+    equal; below each, how many predictions are that confident."""
     figure = Figure(figsize=(8, 4.6), dpi=_DPI, layout="constrained")
     grid = figure.subplots(2, 2, sharex=True, height_ratios=(3, 1))
     titles = ("before", f"at temperature {temperature:.3g}")
@@ -77,7 +77,7 @@ def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int |
 
     Args:
         history: one mapping an epoch with `epoch` (from 0) and any of `train/loss`, `val/loss`, `train/acc`, `val/acc`.
-        title: over the picture.
+        title: above the figure.
         best_epoch: epoch (from 0) to mark.
     """
     figure = Figure(figsize=(10, 4), dpi=_DPI, layout="constrained")
@@ -105,12 +105,12 @@ def curves(history: Sequence[Mapping[str, float]], title: str, best_epoch: int |
 
 
 def sample_grid(images: Tensor, evaluation: Evaluation, title: str, num_images: int = 40) -> bytes:
-    """Images with their predictions: half of them the first right answers, half the most confident mistakes.
+    """Images with their predictions: half of them the first right ones, half the most confident mistakes.
 
     Args:
         images: uint8 (N, 32, 32, 3), in the order of the evaluation's rows.
-        evaluation: what the network answered to them.
-        title: over the picture.
+        evaluation: what the network predicted for them.
+        title: above the figure.
         num_images: how many to show, at most.
     """
     right = evaluation.preds == evaluation.labels
@@ -133,7 +133,7 @@ def captioned_grid(images: Tensor, captions: Sequence[tuple[str, str]], title: s
     Args:
         images: uint8 (N, 32, 32, 3).
         captions: above and below, for each image.
-        title: over the picture.
+        title: above the figure.
     """
     return _tiles(images, [(above, below, _INK) for above, below in captions], title, columns=8, width=1.7)
 
@@ -144,7 +144,7 @@ def groups_of_images(groups: Sequence[tuple[str, bool, Tensor, Sequence[tuple[st
     Args:
         groups: heading, whether it is good (green) or bad (red), uint8 images (N, 32, 32, 3) with N > 0, and what
             stands above and below each.
-        title: over the picture.
+        title: above the figure.
     """
     width, columns = 1.7, 8
     lines = [-(-len(images) // columns) for _, _, images, _ in groups]
@@ -164,7 +164,7 @@ def before_and_after(panels: Sequence[tuple[str, Sequence[tuple[str, float, floa
 
     Args:
         panels: heading, and rows of name, value before and value after, 0..1.
-        title: over the picture.
+        title: above the figure.
     """
     tallest = max(len(rows) for _, rows in panels)
     figure = Figure(figsize=(4.2 * len(panels), 0.32 * tallest + 1.4), dpi=_DPI, layout="constrained")

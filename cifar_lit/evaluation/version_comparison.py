@@ -1,4 +1,4 @@
-"""Two networks' answers to the same images side by side: as text, as JSON and as a picture."""
+"""Two networks' predictions for the same images side by side: as text, as JSON and as a figure."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ def mcnemar_p_value(comparison: Comparison) -> float:
 
 
 def disagreements(comparison: Comparison) -> Tensor:
-    """int64: rows to which the two give different answers, whether or not one of them is right."""
+    """int64: rows to which the two predict different classes, whether or not one of them is right."""
     return (comparison.before.preds != comparison.after.preds).nonzero().squeeze(1)
 
 
@@ -49,7 +49,7 @@ def text(comparison: Comparison, names: tuple[str, str], temperatures: tuple[flo
         images, before, after = row
         lines.append(f"{name:{width}}  {images:6,}  {before:8.4f}  {after:8.4f}  {100 * (after - before):+10.2f}")
     rows = disagreements(comparison)
-    lines += ["", f"{len(rows):,} answers differ{f', the first {_LISTED}' if len(rows) > _LISTED else ''}:"]
+    lines += ["", f"{len(rows):,} predictions differ{f', the first {_LISTED}' if len(rows) > _LISTED else ''}:"]
     for row in rows[:_LISTED].tolist():
         true, *said = _named(comparison, row)
         lines.append(f"  image {row}, {true}: {first} says {said[0]}, {second} {said[1]}")
@@ -80,7 +80,7 @@ def as_json(comparison: Comparison, names: tuple[str, str], temperatures: tuple[
 
 
 def png(images: Tensor, comparison: Comparison, names: tuple[str, str]) -> bytes:
-    """Images of disagreement: the two answers above, the label below.
+    """Images of disagreement: the two predictions above, the label below.
 
     Args:
         images: uint8 (N, 32, 32, 3), in the order of the comparison's rows.
@@ -98,7 +98,7 @@ def _both(comparison: Comparison) -> tuple[Evaluation, Evaluation]:
 
 
 def _named(comparison: Comparison, row: int) -> tuple[str, str, str]:
-    """Label, first answer and second answer."""
+    """Label, first prediction and second prediction."""
     class_names = comparison.before.class_names
     before, after = _both(comparison)
     return class_names[int(before.labels[row])], class_names[int(before.preds[row])], class_names[int(after.preds[row])]

@@ -134,7 +134,7 @@ class FineTuneJob:
             try:
                 await asyncio.to_thread(self._put_away, version)
             finally:  # there is a version, whatever happens now
-                self._end(version.manifest.standing, version.manifest.reason)
+                self._end(version.manifest.status, version.manifest.reason)
         except (CifarLitError, OSError) as error:
             self._end("failed", str(error))
         except Exception:
@@ -146,7 +146,7 @@ class FineTuneJob:
         self._end("failed", reason)
 
     def undo(self, *, discard: bool) -> None:
-        """Brings back the version that answered before, if the one that this made does.
+        """Brings back the version that was served before, if the one that this made does.
 
         Args:
             discard: leave the corrections that it learned put away; else they wait again.
@@ -158,7 +158,7 @@ class FineTuneJob:
         """
         job = self._job
         if job.state != "promoted" or job.version is None:
-            raise SettingError("There is nothing to undo: no fine-tuning has changed the version that answers.")
+            raise SettingError("There is nothing to undo: no fine-tuning has changed the version that is served.")
         self._job = replace(job, state="undone", reason="It was undone.")
         try:
             self._registry.rollback("undone on the page", champion_id=job.version)
@@ -196,7 +196,7 @@ class FineTuneJob:
             *("--registry", str(self._registry.root), "--data.increments", str(npz)),
             *(["--data.old_increments", *map(str, before)] if before else []),
             *(["--data.corrections", "true"] if increment is None else []),
-            *("--any-standing", "--trainer.enable_progress_bar", "false", "--progress", "--json"),
+            *("--any-status", "--trainer.enable_progress_bar", "false", "--progress", "--json"),
         )
         version = self._registry.get(json.loads(output)["id"])
         self._change(version=version.id, parent=version.manifest.parent, figures=_figures(version))
@@ -244,7 +244,7 @@ class FineTuneJob:
 
     def _put_away(self, version: Version) -> None:
         """Puts the corrections away that a promoted version has learned."""
-        if version.manifest.standing != "promoted" or not self._copied.is_dir():
+        if version.manifest.status != "promoted" or not self._copied.is_dir():
             return
         try:
             corrections.settle(self._places.corrections, self._copied, self._places.used(version.id))
@@ -268,5 +268,5 @@ def error_of(lines: Sequence[str]) -> str:
 
 
 def _figures(version: Version) -> dict[str, Figures]:
-    lessons = json.loads(version.read("report/forgetting.json"))
-    return {name: Figures(each["before"]["acc"], each["after"]["acc"], each["count"]) for name, each in lessons.items()}
+    report = json.loads(version.read("report/forgetting.json"))
+    return {name: Figures(each["before"]["acc"], each["after"]["acc"], each["count"]) for name, each in report.items()}

@@ -36,7 +36,7 @@ LEARN_TIMEOUT_S = 2 * 3600.0
 
 _CHECKS_TOO = ("--data.root", "--data.source", "--data.num_synthetic")
 _LOGS_KEPT = 50
-_OVERDUE = "It took longer than {minutes:,g} minutes and was ended. Give it fewer pictures to learn, or fewer epochs."
+_OVERDUE = "It took longer than {minutes:,g} minutes and was ended. Give it fewer images to learn, or fewer epochs."
 
 
 class BusyError(SettingError):
@@ -50,13 +50,13 @@ class Audit:
     Attributes:
         text: all of it, in words; or why the file can't be read as an increment.
         ok: whether it can be learned from as it is.
-        picture: PNG of the most doubtful labels, kept for an hour; none if there are no doubts.
+        image: PNG of the most doubtful labels, kept for an hour; none if there are no doubts.
         as_json: what `cifar-lit increment check --json` prints; none if the file can't be read.
     """
 
     text: str
     ok: bool
-    picture: Path | None = None
+    image: Path | None = None
     as_json: dict[str, Any] | None = None
 
 
@@ -99,7 +99,7 @@ class FineTuneService:
     # Corrections
 
     def correct(self, pixels: NDArray[np.uint8], label: str, *, said: str, version: str) -> int:
-        """Adds a correction; gives how many pictures wait now.
+        """Adds a correction; gives how many images wait now.
 
         Args:
             pixels: uint8 (32, 32, 3), RGB: what the model saw.
@@ -148,8 +148,8 @@ class FineTuneService:
             )
         found = json.loads(_without(path, ended.output.decode()))
         text = _without(path, (report / "audit.txt").read_text())
-        picture = report / "doubts.png"
-        return Audit(text, ended.status == 0, picture if picture.is_file() else None, found)
+        image = report / "doubts.png"
+        return Audit(text, ended.status == 0, image if image.is_file() else None, found)
 
     def _options_of_checks(self) -> list[str]:
         found, options = [], iter(self._options)
@@ -181,7 +181,7 @@ class FineTuneService:
         if job is not None and self._task is not None and not self._task.done():
             raise BusyError(f"A fine-tuning runs already ({job.stage}, {job.done:.0%}). Wait for it, or stop it.")
         if increment is None and not self.num_corrections:
-            raise SettingError("There is no correction to learn from. Correct an answer first.")
+            raise SettingError("There is no correction to learn from. Correct a prediction first.")
         if increment is not None and not increment.is_file():
             raise SettingError("The increment is not there any more. Upload it again.")
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
@@ -216,7 +216,7 @@ class FineTuneService:
         return tuning.job
 
     async def undo(self, *, discard: bool) -> None:
-        """Brings back the version that answered before the last fine-tuning.
+        """Brings back the version that was served before the last fine-tuning.
 
         Args:
             discard: leave the corrections that it learned put away; else they wait again.

@@ -93,7 +93,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self._closed:
             raise OverloadedError("the server is stopping. Send it again.")
         if len(self._waiting) >= self._max_waiting:
-            raise OverloadedError(f"{self._max_waiting} pictures wait already. Send it again a little later.")
+            raise OverloadedError(f"{self._max_waiting} images wait already. Send it again a little later.")
         now = time.monotonic()
         age_s = self._max_age_s if max_age_s is None else min(max_age_s, self._max_age_s)
         future: asyncio.Future[Done[Result]] = asyncio.get_running_loop().create_future()
@@ -135,7 +135,7 @@ class MicroBatcher(Generic[Item, Result]):
                 continue
             if waiting.until < now:
                 waiting.future.set_exception(
-                    DeadlineError(f"no answer within {waiting.until - waiting.since:.3g} s. Send it again later.")
+                    DeadlineError(f"no prediction within {waiting.until - waiting.since:.3g} s. Send it again later.")
                 )
             else:
                 batch.append(waiting)

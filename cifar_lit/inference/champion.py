@@ -1,4 +1,4 @@
-"""The model that answers: follows the registry's champion without a restart. Knows nothing of HTTP."""
+"""The model that is served: follows the registry's champion without a restart. Knows nothing of HTTP."""
 
 import asyncio
 import logging
@@ -30,7 +30,7 @@ _Key = tuple[str, frozenset[tuple[str, int, int, int]], int]
 
 @dataclass(frozen=True)
 class Serving:
-    """What answers from now on.
+    """What is served from now on.
 
     Attributes:
         predictor: loaded, checked and warm.
@@ -66,7 +66,7 @@ class Champion:
 
     Args:
         registry: where versions appear.
-        warm: batch sizes that a new network answers before it is served.
+        warm: batch sizes that a new network classifies before it is served.
         poll_s: how often the registry is looked at.
         on_change: called with the new one after each change, also the first.
         on_refusal: called with each refusal.
@@ -97,7 +97,7 @@ class Champion:
 
     @property
     def serving(self) -> Serving:
-        """What answers now.
+        """What is served now.
 
         Raises:
             OverloadedError: there is nothing to serve yet.
@@ -163,7 +163,7 @@ class Champion:
 
     def _refuse(self, named: str, error: Exception) -> None:
         if not named and self._serving is None:
-            _log.warning("%s has no champion yet: nothing can be answered", self.registry)
+            _log.warning("%s has no champion yet: nothing can be served", self.registry)
             return
         reason = str(error) if isinstance(error, CifarLitError) else f"{named}: {type(error).__name__}: {error}"
         reason = reason.replace(f"{self.registry.root}{os.sep}", f"{self.registry.root.name}{os.sep}")
@@ -176,9 +176,9 @@ class Champion:
 
     def _load(self, named: str) -> Serving:
         version = self.registry.get(named)
-        if version.manifest.standing != "promoted":
+        if version.manifest.status != "promoted":
             raise VersionDamagedError(
-                f"the standing of {named} is {version.manifest.standing}, expected promoted. Use `cifar-lit versions "
+                f"the status of {named} is {version.manifest.status}, expected promoted. Use `cifar-lit versions "
                 "promote`."
             )
         version.verify()
@@ -187,20 +187,20 @@ class Champion:
         return Serving(predictor, version.manifest, utc_now())
 
     def _check(self, predictor: Predictor, version: Version) -> None:
-        """Answers some pictures, which also warms it up."""
+        """Classifies some images, which also warms it up."""
         advice = "Restore it from a copy, or use another version."
         names = predictor.class_names
         if not all(isinstance(name, str) and name for name in names) or len(set(names)) < len(names):
             raise VersionDamagedError(
                 f"{version.id}: its class names are {names!r:.300}, expected words that differ. {advice}"
             )
-        drawn = np.random.default_rng(0)
+        generator = np.random.default_rng(0)
         for size in self._warm:
-            for answer in predictor.predict(drawn.integers(256, size=(size, *IMAGE_SHAPE), dtype=np.uint8)):
-                total = sum(answer.probabilities.values())
+            for prediction in predictor.predict(generator.integers(256, size=(size, *IMAGE_SHAPE), dtype=np.uint8)):
+                total = sum(prediction.probabilities.values())
                 if not abs(total - 1) < 1e-6:  # also false for NaN
                     raise VersionDamagedError(
-                        f"{version.id}: the probabilities of a picture sum to {total}, expected 1. {advice}"
+                        f"{version.id}: the probabilities of an image sum to {total}, expected 1. {advice}"
                     )
 
     def _stamps(self, named: str) -> frozenset[tuple[str, int, int, int]]:

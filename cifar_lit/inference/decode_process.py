@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from cifar_lit.cifar10 import IMAGE_SHAPE
 from cifar_lit.errors import ImageError, OverloadedError
 from cifar_lit.inference import decode_worker
-from cifar_lit.inference.decode_worker import ANSWER, DECODED, FAULTS, READY, REFUSED, REQUEST, UNEXPECTED
+from cifar_lit.inference.decode_worker import DECODED, FAULTS, READY, REFUSED, REPLY, REQUEST, UNEXPECTED
 
 STILLBORN = "it ended at once"
 
 _ADVICE = "Save it again as JPEG or PNG."
 _NUM_VALUES = int(np.prod(IMAGE_SHAPE))
-_MAX_ANSWER = ANSWER.size + _NUM_VALUES + decode_worker.MAX_TEXT
+_MAX_REPLY = REPLY.size + _NUM_VALUES + decode_worker.MAX_TEXT
 _KEPT_ENVIRONMENT = ("PATH", "LD_LIBRARY_PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "PYTHONHOME")
 """The rest, secrets among it, is not the workers' business."""
 
@@ -54,7 +54,7 @@ class Job:
 
 
 class Worker:
-    """A worker process. It has a job from `take` until the answer, even if the caller has left.
+    """A worker process. It has a job from `take` until the reply, even if the caller has left.
 
     A socket and the loop's readers and writers, not a transport: they tell a worker that died over a file from one
     that died before it had read it.
@@ -84,7 +84,7 @@ class Worker:
         self.job: Job | None = None
         self._timeout_s, self._on_free, self._on_lost = timeout_s, on_free, on_lost
         self._timer: asyncio.TimerHandle | None = None
-        self._answer = bytearray(_MAX_ANSWER)
+        self._reply = bytearray(_MAX_REPLY)
         self._filled = 0
         self._unsent = memoryview(b"")
         self._socket, theirs = socket.socketpair()
@@ -159,7 +159,7 @@ class Worker:
 
     def _read(self) -> None:
         try:
-            with memoryview(self._answer) as view:
+            with memoryview(self._reply) as view:
                 received = self._socket.recv_into(view[self._filled :])
         except BlockingIOError:
             return
@@ -170,21 +170,21 @@ class Worker:
             self._lose(blame=not self._unsent)
             return
         self._filled += received
-        if self._filled < ANSWER.size:
+        if self._filled < REPLY.size:
             return
-        kind, size = ANSWER.unpack_from(self._answer)
-        if self._filled < ANSWER.size + size <= _MAX_ANSWER:
+        kind, size = REPLY.unpack_from(self._reply)
+        if self._filled < REPLY.size + size <= _MAX_REPLY:
             return
-        content, self._filled = self._answer[ANSWER.size : self._filled], 0
+        content, self._filled = self._reply[REPLY.size : self._filled], 0
         if kind == READY and not self.ready.done():
             self.ready.set_result(None)
         elif self.job is None or self._unsent or len(content) != size or not self._hear(self.job, kind, content):
-            self._lose()  # no worker of ours answers so
+            self._lose()  # no worker of ours replies so
             return
         self._on_free()
 
     def _hear(self, job: Job, kind: int, content: bytearray) -> bool:
-        """Passes an answer on; says whether it is one."""
+        """Passes a reply on; says whether it is one."""
         try:
             if not job.image.done():  # the caller may have left
                 _settle(job, kind, content)
@@ -242,7 +242,7 @@ class Worker:
 
 
 def _settle(job: Job, kind: int, content: bytearray) -> None:
-    """Passes an answer on to the caller, who is still there."""
+    """Passes a reply on to the caller, who is still there."""
     if kind == DECODED:
         pixels = np.frombuffer(content, np.uint8, _NUM_VALUES).reshape(IMAGE_SHAPE)
         job.image.set_result(NetworkImage(pixels, content[_NUM_VALUES:].decode()))

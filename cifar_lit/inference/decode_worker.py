@@ -19,10 +19,10 @@ from cifar_lit.inference.sandbox import restrict
 
 REQUEST = struct.Struct("<Q")
 """Before a file's bytes: how many there are."""
-ANSWER = struct.Struct("<BI")
-"""Before an answer's bytes: its kind and how many there are."""
+REPLY = struct.Struct("<BI")
+"""Before a reply's bytes: its kind and how many there are."""
 READY, DECODED, UNEXPECTED, REFUSED = range(4)
-"""Kinds of answer: nothing, once; an image's pixels and its note; the description of an unexpected exception; and from
+"""Kinds of reply: nothing, once; an image's pixels and its note; the description of an unexpected exception; and from
 `REFUSED` on the message of an `ImageError`, one kind for each of `FAULTS`."""
 FAULTS: tuple[Fault, ...] = get_args(Fault)
 MAX_TEXT = 4_096
@@ -33,7 +33,7 @@ _NO_MEMORY = ("allocat", "out of memory", "memory limit", "not enough memory", "
 
 
 def main(arguments: list[str]) -> None:
-    # Whoever stops a whole group of processes stops the server's first, which still has accepted images to answer.
+    # Whoever stops a whole group of processes stops the server's first, which still has accepted images to classify.
     for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(each, signal.SIG_IGN)
     memory_bytes = int(arguments[1])
@@ -54,10 +54,10 @@ def _warm_up() -> None:
 
 
 def _serve(connection: socket.socket, memory_bytes: int) -> None:
-    connection.sendall(ANSWER.pack(READY, 0))
+    connection.sendall(REPLY.pack(READY, 0))
     while (data := _receive(connection)) is not None:
-        kind, answer = _answer(data, memory_bytes)
-        connection.sendall(ANSWER.pack(kind, len(answer)) + answer)
+        kind, reply = _reply(data, memory_bytes)
+        connection.sendall(REPLY.pack(kind, len(reply)) + reply)
 
 
 def _receive(connection: socket.socket) -> bytes | None:
@@ -80,8 +80,8 @@ def _receive(connection: socket.socket) -> bytes | None:
     return bytes(data)
 
 
-def _answer(data: bytes, memory_bytes: int) -> tuple[int, bytes]:
-    """Kind and bytes of the answer to a file."""
+def _reply(data: bytes, memory_bytes: int) -> tuple[int, bytes]:
+    """Kind and bytes of the reply to a file."""
     try:
         decoded = decode(data)
         return DECODED, decoded.network_pixels.tobytes() + _cut(decoded.note)

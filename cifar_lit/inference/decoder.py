@@ -70,10 +70,10 @@ class Decoder:
         """Tells whether images can be decoded now.
 
         Raises:
-            OverloadedError: no worker is alive, or all of them have not answered for a second.
+            OverloadedError: no worker is alive, or all of them have not replied for a second.
         """
         if all(worker.is_late(_LATE_S) for worker in self._workers):
-            raise OverloadedError("no decoder of images answers now. Send it again a little later.")
+            raise OverloadedError("no decoder of images replies now. Send it again a little later.")
 
     async def start(self) -> None:
         """Starts the worker processes and returns when they are ready.

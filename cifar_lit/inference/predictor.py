@@ -1,4 +1,4 @@
-"""From images to answers, by one version's ONNX graph. Knows nothing of HTTP, of batching or of PyTorch."""
+"""From images to predictions, by one version's ONNX graph. Knows nothing of HTTP, of batching or of PyTorch."""
 
 import importlib
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ _ADVICE = "Restore it from a copy, or use another version."
 
 @dataclass(frozen=True)
 class Prediction:
-    """An answer.
+    """A prediction.
 
     Attributes:
         prediction: name of the most probable class.
         confidence: its probability, 0..1.
         probabilities: of every class by name, in label order; they sum to 1.
-        version: id of the version that answered.
+        version: id of the version that made it.
     """
 
     prediction: str
@@ -42,14 +42,14 @@ class Prediction:
 
 
 class Predictor:
-    """Answers with one network, by ONNX Runtime on the CPU. May be asked from several threads.
+    """Predicts with one network, by ONNX Runtime on the CPU. May be asked from several threads.
 
     Args:
         graph: content of an ONNX file: `images`, uint8 (N, 32, 32, 3), RGB, in; `logits`, float32 (N, K), out.
         class_names: in label order, K.
-        version: id that answers carry.
+        version: id that predictions carry.
         temperature: the logits are divided by it before the softmax.
-        threads: that compute one batch; 0 for one a core. With one, the server's other cores have requests and pictures
+        threads: that compute one batch; 0 for one a core. With one, the server's other cores have requests and images
             to work on.
 
     Raises:
@@ -89,7 +89,7 @@ class Predictor:
         return cls(_graph(version), about.class_names, version.id, temperature=about.temperature, threads=threads)
 
     def predict(self, images: Pixels) -> list[Prediction]:
-        """Answers to images, uint8 (N, 32, 32, 3), RGB, 0..255.
+        """Predictions for images, uint8 (N, 32, 32, 3), RGB, 0..255.
 
         Raises:
             VersionDamagedError: the graph gives no logit for each class.
@@ -100,7 +100,7 @@ class Predictor:
         return [self._prediction(row) for row in probs.tolist()]
 
     def predict_bytes(self, data: bytes) -> Prediction:
-        """Answers to the content of one image file.
+        """Predicts the content of one image file.
 
         Raises:
             ImageError: it can't be decoded.

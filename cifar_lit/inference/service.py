@@ -29,9 +29,9 @@ class Limits:
     """What one server takes on.
 
     Attributes:
-        max_batch_size: most pictures that the model sees at once.
-        max_pending: most pictures that may be on their way through decoder and model; more are turned away.
-        deadline_s: seconds within which a picture must be answered.
+        max_batch_size: most images that the model sees at once.
+        max_pending: most images that may be on their way through decoder and model; more are turned away.
+        deadline_s: seconds within which an image must be classified.
     """
 
     max_batch_size: int = 16
@@ -40,17 +40,17 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Answer:
+class ServedPrediction:
     """A prediction, and what it took.
 
     Attributes:
         prediction: of the version that it names.
         pixels: uint8 (32, 32, 3), what the network saw.
         note: what of the file was not looked at; empty if nothing was left.
-        decode_s: seconds until the picture was decoded, waiting for a worker included.
+        decode_s: seconds until the image was decoded, waiting for a worker included.
         queue_s: seconds that it waited for the model.
         model_s: seconds that its batch took.
-        batch_size: pictures in its batch.
+        batch_size: images in its batch.
     """
 
     prediction: Prediction
@@ -63,13 +63,13 @@ class Answer:
 
 
 class Service:
-    """Answers pictures.
+    """Classifies images.
 
     Args:
-        champion: what answers.
+        champion: what is served.
         decoder: where bytes become pixels.
         limits: how much is taken on.
-        on_answer: called with each answer.
+        on_prediction: called with each prediction.
     """
 
     def __init__(
@@ -77,12 +77,12 @@ class Service:
         champion: Champion,
         decoder: Decoder,
         limits: Limits = Limits(),  # noqa: B008
-        on_answer: Callable[[Answer], None] = lambda answer: None,
+        on_prediction: Callable[[ServedPrediction], None] = lambda served: None,
     ) -> None:
         self.champion = champion
         self.limits = limits
         self._decoder = decoder
-        self._on_answer = on_answer
+        self._on_prediction = on_prediction
         self._pending = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -96,7 +96,7 @@ class Service:
 
     @property
     def pending(self) -> int:
-        """Pictures on their way."""
+        """Images on their way."""
         return self._pending
 
     async def start(self) -> None:
@@ -111,7 +111,7 @@ class Service:
         await self._decoder.close()
 
     def check_room(self, count: int = 1) -> None:
-        """Tells early whether `count` pictures would be turned away.
+        """Tells early whether `count` images would be turned away.
 
         Raises:
             InputError: more than are ever taken at once.
@@ -119,7 +119,7 @@ class Service:
         """
         if count > self.limits.max_pending:
             raise InputError(
-                f"these are {count} pictures, at most {self.limits.max_pending} are taken at once. Send them in parts.",
+                f"these are {count} images, at most {self.limits.max_pending} are taken at once. Send them in parts.",
                 "too_large",
             )
         if self._draining:
@@ -127,12 +127,12 @@ class Service:
         self.champion.serving  # raises if there is none  # noqa: B018
         if self._pending + count > self.limits.max_pending:
             raise OverloadedError(
-                f"{self._pending} pictures are being answered, at most {self.limits.max_pending} are. Send it again a "
+                f"{self._pending} images are being classified, at most {self.limits.max_pending} are. Send it again a "
                 "little later."
             )
 
-    async def predict(self, data: bytes) -> Answer:
-        """Answers an image file.
+    async def predict(self, data: bytes) -> ServedPrediction:
+        """Classifies an image file.
 
         Raises:
             ImageError: it can't be decoded.
@@ -142,8 +142,8 @@ class Service:
         with self._taken(1):
             return await self._in_time(self._file(data))
 
-    async def predict_all(self, files: Sequence[bytes] = (), images: Sequence[Pixels] = ()) -> list[Answer]:
-        """Answers several image files, or pictures, each uint8 (32, 32, 3); all of them by one version, or none.
+    async def predict_all(self, files: Sequence[bytes] = (), images: Sequence[Pixels] = ()) -> list[ServedPrediction]:
+        """Classifies several image files, or images, each uint8 (32, 32, 3); all of them by one version, or none.
 
         Raises:
             ImageError: one can't be decoded; the message says which.
@@ -163,8 +163,8 @@ class Service:
         with self._taken(1):
             return (await self._in_time(self._decoder.decode(data))).pixels
 
-    async def explain(self, data: bytes) -> tuple[Answer, npt.NDArray[np.float32]]:
-        """Answers an image file, and says where the network looked: see `Predictor.heat_map`.
+    async def explain(self, data: bytes) -> tuple[ServedPrediction, npt.NDArray[np.float32]]:
+        """Classifies an image file, and says where the network looked: see `Predictor.heat_map`.
 
         Raises:
             ImageError, OverloadedError, DeadlineError: as `predict`.
@@ -172,35 +172,35 @@ class Service:
         with self._taken(1):
             return await self._in_time(self._explained(data))
 
-    async def _by_one_version(self, work: Sequence[Awaitable[Answer]]) -> list[Answer]:
-        answers = await _all(work)
-        while len({answer.prediction.version for answer in answers}) > 1:  # the champion changed between batches
-            answers = await _all([self._pixels(answer.pixels, time.monotonic(), answer.note) for answer in answers])
-        return answers
+    async def _by_one_version(self, work: Sequence[Awaitable[ServedPrediction]]) -> list[ServedPrediction]:
+        results = await _all(work)
+        while len({result.prediction.version for result in results}) > 1:  # the champion changed between batches
+            results = await _all([self._pixels(result.pixels, time.monotonic(), result.note) for result in results])
+        return results
 
-    async def _explained(self, data: bytes) -> tuple[Answer, npt.NDArray[np.float32]]:
-        answer = await self._file(data)
+    async def _explained(self, data: bytes) -> tuple[ServedPrediction, npt.NDArray[np.float32]]:
+        result = await self._file(data)
         predictor = self.champion.serving.predictor
-        while predictor.version != answer.prediction.version:  # the champion changed meanwhile
-            answer = await self._pixels(answer.pixels, time.monotonic(), answer.note)
+        while predictor.version != result.prediction.version:  # the champion changed meanwhile
+            result = await self._pixels(result.pixels, time.monotonic(), result.note)
             predictor = self.champion.serving.predictor
-        heat = await self._batcher.call(lambda: predictor.heat_map(answer.pixels, answer.prediction.prediction))
-        return answer, heat
+        heat = await self._batcher.call(lambda: predictor.heat_map(result.pixels, result.prediction.prediction))
+        return result, heat
 
-    async def _file(self, data: bytes) -> Answer:
+    async def _file(self, data: bytes) -> ServedPrediction:
         began = time.monotonic()
         decoded = await self._decoder.decode(data)
         return await self._pixels(decoded.pixels, began, decoded.note)
 
-    async def _pixels(self, image: Pixels, began: float, note: str = "") -> Answer:
+    async def _pixels(self, image: Pixels, began: float, note: str = "") -> ServedPrediction:
         decode_s = time.monotonic() - began
         done: Done[Prediction] = await self._batcher.submit(image)
-        answer = Answer(done.result, image, decode_s, done.queue_s, done.run_s, done.batch_size, note)
-        self._on_answer(answer)
-        return answer
+        result = ServedPrediction(done.result, image, decode_s, done.queue_s, done.run_s, done.batch_size, note)
+        self._on_prediction(result)
+        return result
 
     def _run(self, images: list[Pixels]) -> list[Prediction]:
-        predictor = self.champion.serving.predictor  # once a batch: a batch is answered by one version
+        predictor = self.champion.serving.predictor  # once a batch: a batch has one version
         return predictor.predict(np.stack(images))
 
     @contextmanager
@@ -220,15 +220,15 @@ class Service:
             async with asyncio.timeout(self.limits.deadline_s):
                 return await work
         except TimeoutError as error:
-            raise DeadlineError(f"no answer within {self.limits.deadline_s:g} s. Send it again later.") from error
+            raise DeadlineError(f"no prediction within {self.limits.deadline_s:g} s. Send it again later.") from error
 
 
-async def _all(work: Sequence[Awaitable[Answer]]) -> list[Answer]:
-    """All answers, in order; the first error if there is one, when all have ended."""
+async def _all(work: Sequence[Awaitable[ServedPrediction]]) -> list[ServedPrediction]:
+    """All results, in order; the first error if there is one, when all have ended."""
     outcomes = await asyncio.gather(*work, return_exceptions=True)
     for number, outcome in enumerate(outcomes, start=1):
         if isinstance(outcome, ImageError) and len(outcomes) > 1:
-            raise ImageError(f"picture {number} of {len(outcomes)}: {outcome}", outcome.fault) from outcome
+            raise ImageError(f"image {number} of {len(outcomes)}: {outcome}", outcome.fault) from outcome
         if isinstance(outcome, BaseException):
             raise outcome
-    return [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+    return [outcome for outcome in outcomes if isinstance(outcome, ServedPrediction)]

@@ -60,11 +60,11 @@ def outline(
         with torch.device("meta"):
             outlined = cls(**args, mean=mean, std=std).float().eval()
             with torch.no_grad():
-                answer = outlined(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
+                logits = outlined(torch.empty(1, 3, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
     except (TypeError, ValueError, ArithmeticError, RuntimeError) as error:
         raise WeightsError(f"{where}: there is no {name} with {brief(dict(args))} ({_line(error)}).") from error
-    if tuple(answer.shape) != (1, num_classes):
-        raise WeightsError(f"{where}: {name} tells {answer.shape[-1]} classes apart, expected {num_classes}.")
+    if tuple(logits.shape) != (1, num_classes):
+        raise WeightsError(f"{where}: {name} tells {logits.shape[-1]} classes apart, expected {num_classes}.")
     outlined.temperature = float(temperature)
     return outlined
 

@@ -1,4 +1,4 @@
-"""What a file of weights says of its network, as JSON: enough to build it, and what its answers mean."""
+"""What a file of weights says of its network, as JSON: enough to build it, and what its predictions mean."""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -64,7 +64,7 @@ def read_layers(config: dict[str, Any], where: str) -> list[Layer]:
     if kind != "Sequential":
         _check_order(layers, chain, where)
         if chain and list(_sources(body.get("output_layers"))) != [chain[-1].name]:
-            raise WeightsError(f"{where}: its answer is not that of {chain[-1]}, the last layer. {ARCHITECTURE}")
+            raise WeightsError(f"{where}: its output is not that of {chain[-1]}, the last layer. {ARCHITECTURE}")
     flat = []
     for layer, each in zip(chain, layers, strict=True):
         inside = read_layers(each, where) if layer.kind in _MODELS else [layer]
@@ -105,7 +105,7 @@ def _check_order(entries: list[Any], chain: list[Layer], where: str) -> None:
 
 
 def _sources(value: Any, depth: int = 0) -> Iterator[str]:
-    """Names of layers whose answers a call takes. Keras 3 writes {"keras_history": [name, node, tensor]}, Keras 2
+    """Names of layers whose outputs a call takes. Keras 3 writes {"keras_history": [name, node, tensor]}, Keras 2
     [name, node, tensor, arguments]."""
     if depth > _MAX_DEPTH:
         return

@@ -18,7 +18,7 @@ _NAMES = {
     "dense": ("kernel", "bias"),
 }
 _UNKNOWN = {"dropout": 0.5, "bn_momentum": 0.01}
-"""The seed recipe's: nothing that a trained network answers depends on them."""
+"""The seed recipe's: no prediction of a trained network depends on them."""
 _SAVE = 'Save the whole model with model.save("model.keras").'
 
 

@@ -31,7 +31,7 @@ OUTPUTS = ("logits", "probabilities")
 MAX_DIFFERENCE = 1e-5
 """Of a probability, between ONNX Runtime and PyTorch."""
 NUM_COMPARED = 100
-"""Images on which a version's graph is compared; a wide network answers some 300 a second on one CPU."""
+"""Images on which a version's graph is compared; a wide network classifies some 300 a second on one CPU."""
 
 _DOC = (
     f"Classifies images. Input {INPUT}: uint8 (N, 32, 32, 3), RGB, 0..255, any N. Outputs {OUTPUTS[0]} and "
@@ -43,7 +43,7 @@ _BATCH = 500
 
 
 class ExportError(CifarLitError):
-    """A network could not be written as ONNX, or does not answer alike there."""
+    """A network could not be written as ONNX, or does not predict alike there."""
 
 
 class _FromPixels(nn.Module):
@@ -65,7 +65,7 @@ def dump(
     temperature: float = 1.0,
     metadata: Mapping[str, str] | None = None,
 ) -> tuple[bytes, float]:
-    """The network as an ONNX file, if ONNX Runtime answers to `images` from it as PyTorch does from the network.
+    """The network as an ONNX file, if ONNX Runtime predicts for `images` from it what PyTorch does from the network.
 
     Args:
         network: of any device; it is not changed.
@@ -78,8 +78,8 @@ def dump(
         The file's content, and the largest difference of a probability.
 
     Raises:
-        ExportError: it can't be exported, the answers differ by more than `MAX_DIFFERENCE`, or onnx or onnxscript is
-            not installed.
+        ExportError: it can't be exported, the probabilities differ by more than `MAX_DIFFERENCE`, or onnx or onnxscript
+            is not installed.
     """
     told = {
         "class_names": json.dumps(list(class_names)),
@@ -108,7 +108,7 @@ def dump(
 
 
 def of_version(version: Version) -> bytes:
-    """The graph of a version that has none, from its weights; compared on drawn images.
+    """The graph of a version that has none, from its weights; compared on synthetic images.
 
     Raises:
         VersionDamagedError: the weights can't be loaded, or are no finite numbers.
@@ -128,7 +128,7 @@ def of_version(version: Version) -> bytes:
 
 
 def some_images(data: ImageSet | None = None) -> Tensor:
-    """Images to compare on, spread over a data set; drawn ones if there is none."""
+    """Images to compare on, spread over a data set; synthetic ones if there is none."""
     data = data or synthetic.draw("test", NUM_COMPARED)
     return data.images[torch.linspace(0, len(data) - 1, min(len(data), NUM_COMPARED)).long()]
 
@@ -191,11 +191,11 @@ def _compare(network: nn.Module, data: bytes, images: Tensor) -> float:
 
 @torch.inference_mode()
 def _difference(network: nn.Module, session: Any, images: Tensor) -> float:
-    answers = session.run(list(OUTPUTS), {INPUT: images.numpy()})
+    outputs = session.run(list(OUTPUTS), {INPUT: images.numpy()})
     expected = network(images)
-    if [answer.shape for answer in answers] != [tuple(each.shape) for each in expected]:
+    if [output.shape for output in outputs] != [tuple(each.shape) for each in expected]:
         return float("inf")
-    return float(np.abs(answers[1] - expected[1].numpy()).max())
+    return float(np.abs(outputs[1] - expected[1].numpy()).max())
 
 
 @contextlib.contextmanager

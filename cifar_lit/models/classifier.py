@@ -43,9 +43,9 @@ class Classifier(pl.LightningModule):
         lr_interval: when a torch schedule steps; `OneCycle` always goes by the step.
         monitor: the metric that a `ReduceLROnPlateau` watches.
         label_smoothing: share of the target spread over all classes, in training only.
-        tta_flip: in validation and test, average the answers to an image and to its mirror.
-        tta_shift: in validation and test, average the answers to an image and, with half the weight, to the image moved
-            by this many pixels along the diagonal, both ways.
+        tta_flip: in validation and test, average the predictions for an image and for its mirror.
+        tta_shift: in validation and test, average the predictions for an image and, with half the weight, for the image
+            moved by this many pixels along the diagonal, both ways.
     """
 
     def __init__(
@@ -80,9 +80,9 @@ class Classifier(pl.LightningModule):
         self.tta_shift = tta_shift
         # One mapping an epoch: `epoch` (from 0), `seconds` with validation, `images` trained on, `lr`, and the metrics.
         self.history: list[dict[str, float]] = []
-        # The newest answers to the whole "val" or "test" set, from all processes.
+        # The newest outputs for the whole "val" or "test" set, from all processes.
         self.evaluations: dict[str, Evaluation] = {}
-        # Answers are gathered over batches and processes; a NaN must stay beside its label.
+        # Outputs are gathered over batches and processes; a NaN must stay beside its label.
         self._logits = CatMetric(nan_strategy="disable")
         self._labels = CatMetric(nan_strategy="disable")
         self._totals = torch.zeros(2)
@@ -191,7 +191,7 @@ class Classifier(pl.LightningModule):
         return cross_entropy(logits, labels, label_smoothing=self.label_smoothing)
 
     def step_loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss to minimise, and float32 (2,): its sum over the batch, and how many answers are right.
+        """The loss to minimise, and float32 (2,): its sum over the batch, and how many predictions are right.
 
         All that a step computes before its derivative, and nothing else, so that it can be compiled.
         """

@@ -29,10 +29,10 @@ class FineTuner(Classifier):
         label_smoothing: share of the target spread over all classes.
         batch_norm: "train" normalises by each batch and moves the running statistics, "frozen" leaves the parent's
             statistics and uses them; the scales and shifts are trained in both.
-        distill: weight of staying close to the parent's answers, 0..1; the labels have the rest. Hinton et al.,
+        distill: weight of staying close to the parent's predictions, 0..1; the labels have the rest. Hinton et al.,
             "Distilling the Knowledge in a Neural Network" (2015), as in Li & Hoiem, "Learning without Forgetting"
             (2016). Default: 0 beside replayed old images, 0.9 without.
-        temperature: by which logits are divided before the answers are compared.
+        temperature: by which logits are divided before the predictions are compared.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class FineTuner(Classifier):
         return super()._hyper_parameters() | own
 
     def without_replay(self) -> None:
-        """Prepares for learning without old images: the parent's answers are what is left of them."""
+        """Prepares for learning without old images: the parent's predictions are what is left of them."""
         if not self._distill_is_given:
             self.distill = _DISTILL_WITHOUT_REPLAY
 

@@ -26,7 +26,7 @@ class ThreeBlockCNN(Network):
     Args:
         num_classes: classes told apart.
         width: channels of the first block; each further block has twice as many.
-        depth: number of blocks; each halves the picture's sides.
+        depth: number of blocks; each halves the image's sides.
         hidden: width of the first dense layer.
         dropout: share of the hidden units that a training step drops.
         bn_momentum: share of a batch in the running statistics of batch norm (Keras writes 0.99 for 0.01).

@@ -10,7 +10,7 @@ from torch.optim.adamw import adamw
 
 from cifar_lit.errors import SettingError
 
-# Quintic iteration whose fixed points lie near 1: five rounds bring singular values between 0.01 and 1 to 0.7..1.2.
+# Quintic iteration whose fixed points lie near 1: five steps bring singular values between 0.01 and 1 to 0.7..1.2.
 _ROUNDS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
@@ -114,14 +114,14 @@ class MuonSGD(Optimizer):
     of its length, and it needs no decay. Filters of equal shape are worked on together.
 
     The optimizer and the defaults, at batch 2000, of airbench94_muon (Jordan, 2024). There the loss is a sum over the
-    batch and the head's answers are divided by its width of 256; here the loss is a mean, and the same steps have
+    batch and the head's outputs are divided by its width of 256; here the loss is a mean, and the same steps have
     other rates: 106 is 2000 x 0.053, and 0.02045 is 2000 x 0.67 / 256^2.
 
     Args:
         params: weights or parameter groups; each is split by number of dimensions, and keeps its other entries.
         lr: learning rate of weights of three or more dimensions.
         momentum: theirs, with Nesterov's look-ahead.
-        rounds: of the iteration that orthogonalises.
+        ns_steps: of the Newton-Schulz iteration that orthogonalises.
         head_lr: learning rate of weights of two dimensions.
         bias_lr: learning rate of weights of fewer dimensions.
         sgd_momentum: of weights of two or fewer dimensions.
@@ -133,7 +133,7 @@ class MuonSGD(Optimizer):
         params: Iterable[Any],
         lr: float = 0.24,
         momentum: float = 0.6,
-        rounds: int = 3,
+        ns_steps: int = 3,
         head_lr: float = 0.02045,
         bias_lr: float = 106.0,
         sgd_momentum: float = 0.85,
@@ -144,13 +144,15 @@ class MuonSGD(Optimizer):
                 f"lr is {lr}, head_lr {head_lr}, bias_lr {bias_lr}, momentum {momentum}, sgd_momentum {sgd_momentum}; "
                 "expected rates above 0 and 0 <= momentum < 1."
             )
-        if not (weight_decay >= 0 and rounds >= 1):
-            raise SettingError(f"weight_decay is {weight_decay} and rounds {rounds}, expected 0 or more and 1 or more.")
-        sgd = {"momentum": sgd_momentum, "rounds": 0}
+        if not (weight_decay >= 0 and ns_steps >= 1):
+            raise SettingError(
+                f"weight_decay is {weight_decay} and ns_steps {ns_steps}, expected 0 or more and 1 or more."
+            )
+        sgd = {"momentum": sgd_momentum, "ns_steps": 0}
         kinds: list[dict[str, Any]] = [
             {"lr": bias_lr, "weight_decay": weight_decay / bias_lr, **sgd},
             {"lr": head_lr, "weight_decay": weight_decay / head_lr, **sgd},
-            {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "rounds": rounds},
+            {"lr": lr, "weight_decay": 0.0, "momentum": momentum, "ns_steps": ns_steps},
         ]
         groups = []
         for given in _as_groups(params):
@@ -185,24 +187,24 @@ class MuonSGD(Optimizer):
         torch._foreach_mul_(momenta, group["momentum"])
         torch._foreach_add_(momenta, gradients)
         updates = list(torch._foreach_add(gradients, momenta, alpha=group["momentum"]))
-        if group["rounds"]:
+        if group["ns_steps"]:
             norms = torch._foreach_norm(weights)
             torch._foreach_clamp_min_(norms, 1e-12)  # a weight of zeros stays one
             lengths = [len(weight) ** 0.5 for weight in weights]
             torch._foreach_div_(weights, torch._foreach_div(norms, lengths))
-            updates = orthogonalize(updates, group["rounds"])
+            updates = orthogonalize(updates, group["ns_steps"])
         torch._foreach_mul_(updates, group["lr"])
         torch._foreach_sub_(weights, updates)
 
 
-def orthogonalize_stack(matrices: Tensor, rounds: int) -> Tensor:
+def orthogonalize_stack(matrices: Tensor, ns_steps: int) -> Tensor:
     """The nearest semi-orthogonal matrices, approximately: like U V^T of the singular value decomposition, by a
     Newton-Schulz iteration in bfloat16.
 
     Args:
         matrices: float (n, rows, columns), or one as (rows, columns), which a CPU is faster at.
-        rounds: 5 bring singular values to between about 0.7 and 1.2. 3 are enough where the rate is high; they are then
-            between about 0.3 and 1.2.
+        ns_steps: 5 bring singular values to between about 0.7 and 1.2. 3 are enough where the rate is high; they are
+            then between about 0.3 and 1.2.
 
     Returns:
         bfloat16, of the same shape.
@@ -211,18 +213,18 @@ def orthogonalize_stack(matrices: Tensor, rounds: int) -> Tensor:
     tall = matrices.shape[-2] > matrices.shape[-1]
     wide = (matrices.mT if tall else matrices).bfloat16()
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(rounds):
+    for _ in range(ns_steps):
         gram = wide @ wide.mT
         wide = add_product(wide, add_product(gram, gram, gram, beta=_B, alpha=_C), wide, beta=_A)
     return wide.mT if tall else wide
 
 
-def orthogonalize(updates: Sequence[Tensor], rounds: int) -> list[Tensor]:
+def orthogonalize(updates: Sequence[Tensor], ns_steps: int) -> list[Tensor]:
     """`orthogonalize_stack` for weights of several shapes, each as a matrix with a row for each output channel.
 
     Args:
         updates: float tensors of two or more dimensions; those of equal shape go as one stack.
-        rounds: as in `orthogonalize_stack`.
+        ns_steps: as in `orthogonalize_stack`.
 
     Returns:
         New tensors, each of the shape, dtype and memory format of its update.
@@ -235,7 +237,7 @@ def orthogonalize(updates: Sequence[Tensor], rounds: int) -> list[Tensor]:
         lasts = [updates[place].movedim(1, -1) for place in members]  # free in channels-last memory
         flat = [last.flatten(1) for last in lasts]
         stack = torch.stack(flat) if len(flat) > 1 else flat[0]
-        matrices = orthogonalize_stack(stack, rounds).to(stack.dtype).view(-1, *flat[0].shape)
+        matrices = orthogonalize_stack(stack, ns_steps).to(stack.dtype).view(-1, *flat[0].shape)
         for place, last, matrix in zip(members, lasts, matrices, strict=True):
             result[place] = matrix.reshape(last.shape).movedim(-1, 1)
     return result

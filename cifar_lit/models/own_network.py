@@ -67,9 +67,9 @@ def as_network(cls: type[Any]) -> type[Network]:
 
 
 def describe(network: Network) -> dict[str, Any]:
-    """The manifest's fields that say how to build `network` again, and what its answers mean: `network`, `mean`, `std`
-    and `temperature`. A network from outside this package has its import path and the hash of its source file with
-    them."""
+    """The manifest's fields that say how to build `network` again, and what its predictions mean: `network`, `mean`,
+    `std` and `temperature`. A network from outside this package has its import path and the hash of its source file
+    with them."""
     cls = type(network)
     return {
         "network": {"name": cls.__name__, "args": network.args, **origin(cls)},

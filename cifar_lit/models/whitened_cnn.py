@@ -99,7 +99,7 @@ class WhitenedCNN(Network):
             raise SettingError("WhitenedCNN is computed from training images, and there are none.")
         variances, directions = torch.linalg.eigh(covariance / num_images)
         filters = (directions / (variances + _LEAST_VARIANCE).sqrt()).T.reshape(-1, 3, _PATCH, _PATCH)
-        # Exact in bfloat16, so that training in half precision and answers in full precision see the same filters.
+        # Exact in bfloat16, so that training in half precision and inference in full precision see the same filters.
         self.whitening.weight.copy_(torch.cat([filters, -filters]).bfloat16())
         self.prepared.fill_(True)
 

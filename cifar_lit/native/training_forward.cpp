@@ -64,7 +64,7 @@ class Forward : Step {
                 pool(i);
             }
             connect(parameters[shape.blocks].bias, dropout, seed);
-            answer(parameters[shape.blocks + 1].bias, logits);
+            output(parameters[shape.blocks + 1].bias, logits);
             _tile_release();
         }
     }
@@ -239,7 +239,7 @@ class Forward : Step {
         }
     }
 
-    void answer(const float *bias, float *logits) {
+    void output(const float *bias, float *logits) {
         std::vector<int64_t> offsets = row_offsets(shape.hidden);
         int64_t columns = padded_classes / GROUP;
 #pragma omp for schedule(static)

@@ -84,8 +84,8 @@ def logits(images: Tensor, blocks: Sequence[Block], dense: Linear, dropout: Drop
         norm.num_batches_tracked.add_(1)
     convolutions, norms = zip(*blocks, strict=True)
     weights = [value for layer in (*convolutions, dense, head, *norms) for value in (layer.weight, layer.bias)]
-    answers: Tensor = _Step.apply(images, blocks, dropout.p, *weights)
-    return answers
+    logits: Tensor = _Step.apply(images, blocks, dropout.p, *weights)
+    return logits
 
 
 class _Step(torch.autograd.Function):
@@ -98,7 +98,7 @@ class _Step(torch.autograd.Function):
         running: list[Any] = [value for _, norm in blocks for value in (norm.running_mean, norm.running_var)]
         settings: list[Any] = [value for _, norm in blocks for value in (norm.momentum, norm.eps)]
         seed = int(torch.empty((), dtype=torch.int64).random_()) if dropout else 0
-        answers = torch.empty(len(images), classes)
+        logits = torch.empty(len(images), classes)
         split = 2 * len(blocks) + 4
         workspace.call(
             "training_forward",
@@ -108,11 +108,11 @@ class _Step(torch.autograd.Function):
             _pointers(running),
             (ctypes.c_double * (len(settings) + 1))(*settings, dropout),
             seed,
-            answers.data_ptr(),
+            logits.data_ptr(),
         )
         ctx.save_for_backward(*weights)
         ctx.workspace, ctx.dropout, ctx.split = workspace, dropout, split
-        return answers
+        return logits
 
     @staticmethod
     @torch.autograd.function.once_differentiable

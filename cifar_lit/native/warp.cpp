@@ -1,4 +1,4 @@
-// Rotated, scaled, mirrored and shifted copies of small pictures, interpolated bilinearly. Beyond its edge a picture
+// Rotated, scaled, mirrored and shifted copies of small images, interpolated bilinearly. Beyond its edge an image
 // goes on as its own mirror image.
 
 #include <cmath>
@@ -21,7 +21,7 @@ inline float folded(float place) {
     float turns = (place + 1) / 4;
     float inside = (turns - std::floor(turns)) * 2 * SIDE;
     float pixel = (inside < SIDE ? inside : 2 * SIDE - inside) - 0.5f;
-    // What is no number becomes 0: it must not lead out of the picture.
+    // What is no number becomes 0: it must not lead out of the image.
     return pixel > 0 ? (pixel < SIDE - 1 ? pixel : SIDE - 1) : 0;
 }
 

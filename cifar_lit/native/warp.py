@@ -1,4 +1,4 @@
-"""Turned, scaled, mirrored and shifted pictures on the CPU, without a grid of places and a copy for each step."""
+"""Turned, scaled, mirrored and shifted images on the CPU, without a grid of places and a copy for each step."""
 
 import ctypes
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from cifar_lit.errors import CifarLitError, ImageError
 from cifar_lit.inference.predictor import Prediction
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.page.rendering import percent, render
 
 Pixels = npt.NDArray[np.uint8]
@@ -34,7 +34,7 @@ def remark(prediction: Prediction) -> str:
     )
 
 
-def noted(answer: Answer) -> str:
+def noted(answer: ServedPrediction) -> str:
     """What of the file was not looked at, as a sentence after others; empty if nothing was left."""
     return f" {answer.note[0].upper()}{answer.note[1:]}." if answer.note else ""
 
@@ -50,12 +50,12 @@ def sorry(error: CifarLitError) -> str:
     return f"This can't be classified: {error}{advice}"
 
 
-def verdict(answer: Answer) -> str:
+def verdict(answer: ServedPrediction) -> str:
     """The class, how much that is worth, and the probability of each class as a bar, as HTML."""
     return render("verdict", answer=answer, remark=f"{remark(answer.prediction)}{noted(answer)}")
 
 
-def details(answer: Answer, heat: npt.NDArray[np.float32]) -> str:
+def details(answer: ServedPrediction, heat: npt.NDArray[np.float32]) -> str:
     """What the network saw, where it looked, who answered and how long it took, as HTML.
 
     Args:
@@ -74,7 +74,7 @@ def details(answer: Answer, heat: npt.NDArray[np.float32]) -> str:
     )
 
 
-def table(rows: Sequence[tuple[str, Answer | str]]) -> str:
+def table(rows: Sequence[tuple[str, ServedPrediction | str]]) -> str:
     """Answers to several pictures, as HTML.
 
     Args:

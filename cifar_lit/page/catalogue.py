@@ -117,7 +117,7 @@ class Catalogue:
     def champion_id(self, entries: Sequence[Entry]) -> str | None:
         """The version that `Registry.champion` would give."""
         named = self.registry.pointer()
-        promoted = [each for each in entries if each.manifest is not None and each.manifest.standing == "promoted"]
+        promoted = [each for each in entries if each.manifest is not None and each.manifest.status == "promoted"]
         order = [each for each in promoted if each.id == named]
         order += [each for each in reversed(promoted) if each.id != named]
         return next((each.id for each in order if not self.check(each)), None)
@@ -136,7 +136,7 @@ class Catalogue:
             return []
 
     def stamp(self) -> _Stamp:
-        """Changes whenever a version appears, goes or changes its standing, and with the history."""
+        """Changes whenever a version appears, goes or changes its status, and with the history."""
         root = self.registry.root
         try:
             ids = self.registry.ids()

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.errors import CifarLitError
-from cifar_lit.inference.service import Answer, Service
+from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.page import answer as shown
 from cifar_lit.page.examples import load_examples
 from cifar_lit.page.guarded import told
@@ -22,7 +22,7 @@ _THUMBNAIL = 128
 HINT = note("The answer will stand here. Choose a picture, paste one, use the camera, or try an example.")
 
 Pixels = npt.NDArray[np.uint8]
-Outcome = Answer | str
+Outcome = ServedPrediction | str
 
 
 @dataclass
@@ -138,7 +138,7 @@ async def _answers(service: Service, uploads: Any) -> list[tuple[str, Outcome]]:
         InputError: there are too many.
     """
 
-    async def answer(upload: Any) -> Answer:
+    async def answer(upload: Any) -> ServedPrediction:
         return await service.predict(await read_picture(upload))
 
     return await do_for_each(uploads, answer, shown.sorry)

@@ -55,7 +55,7 @@ class ModelView:
 
     @property
     def serving(self) -> Serving | None:
-        """What answers now, if anything does."""
+        """What is served now, if anything does."""
         try:
             return self.champion.serving
         except OverloadedError:

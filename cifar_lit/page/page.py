@@ -43,7 +43,7 @@ _SHOWN = 20
 
 
 def mount_page(
-    app: FastAPI, service: Service, admission: Admission, metrics: Metrics, teacher: FineTuneService | None = None
+    app: FastAPI, service: Service, admission: Admission, metrics: Metrics, fine_tuning: FineTuneService | None = None
 ) -> None:
     """Makes the page what is at `/`; the application's own routes stay before it.
 
@@ -52,7 +52,7 @@ def mount_page(
         service: answers pictures.
         admission: says whose events are run; its login guards what changes something.
         metrics: where open streams are counted.
-        teacher: where visitors teach it; without one there is no tab for it.
+        fine_tuning: where visitors teach it; without one there is no tab for it.
     """
     app.add_middleware(PageCache)
     login = admission.login
@@ -65,15 +65,15 @@ def mount_page(
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Classify", id="classify", elem_id="tab-classify"):
                 picture = build_classify(service)
-            if teacher is not None:
+            if fine_tuning is not None:
                 with gr.Tab("Teach", id="teach", elem_id="tab-teach"):
-                    build_teach(service, teacher, login, picture)
+                    build_teach(service, fine_tuning, login, picture)
             with gr.Tab("Model", id="model", elem_id="tab-model"):
                 build_model(service, login)
     page.queue(max_size=_QUEUE_SIZE, default_concurrency_limit=8)
     # Gradio would make a table of the last 10,000 events after each of them, which takes tens of milliseconds.
     page._queue.ANALYTICS_MAX_EVENTS, page._queue.ANAYLTICS_CACHE_FREQUENCY = 1, sys.maxsize
-    max_file_bytes = MAX_BYTES if teacher is None else MAX_INCREMENT_BYTES
+    max_file_bytes = MAX_BYTES if fine_tuning is None else MAX_INCREMENT_BYTES
     Uploads(max_file_bytes, page.upload_file_set, admission, metrics).add_to(app)
     gr.mount_gradio_app(
         app,

@@ -27,16 +27,18 @@ _LEARN = (
 )
 
 
-def build_teach(service: Service, teacher: FineTuneService, login: Login, classified: gr.Image | None = None) -> None:
+def build_teach(
+    service: Service, fine_tuning: FineTuneService, login: Login, classified: gr.Image | None = None
+) -> None:
     """Adds the tab's components and events to the page that is being built.
 
     Args:
         service: answers pictures.
-        teacher: learns.
+        fine_tuning: keeps corrections, checks increments and fine-tunes.
         login: knows who may.
         classified: where the picture is that the visitor had classified, so that it can be corrected.
     """
-    desk = Desk(service, teacher)
+    desk = Desk(service, fine_tuning)
     door = gr.HTML(_door(login), elem_id="teach-door", apply_default_css=False)
     with gr.Row(visible=False, equal_height=False, elem_id="teach-room") as room:
         with gr.Column(scale=3, min_width=320):
@@ -114,7 +116,7 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
     async def learn(request: gr.Request) -> str:
         login.require(request)
         try:
-            await teacher.start()
+            await fine_tuning.start()
         except CifarLitError as error:
             return note(str(error), "problem")
         return ""
@@ -124,14 +126,14 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
         if increment is None:
             return note("Upload an increment first.", "problem")
         try:
-            await teacher.start(increment.path)
+            await fine_tuning.start(increment.path)
         except CifarLitError as error:
             return note(str(error), "problem")
         return ""
 
     async def end(request: gr.Request) -> str:
         login.require(request)
-        await teacher.stop()
+        await fine_tuning.stop()
         return ""
 
     async def undo_it(request: gr.Request) -> str:
@@ -143,7 +145,7 @@ def build_teach(service: Service, teacher: FineTuneService, login: Login, classi
     async def bring_back(request: gr.Request, *, discard: bool) -> str:
         login.require(request)
         try:
-            await teacher.undo(discard=discard)
+            await fine_tuning.undo(discard=discard)
         except CifarLitError as error:
             return note(str(error), "problem")
         return note("The version before answers again.", "t-done")

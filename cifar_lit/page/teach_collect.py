@@ -9,7 +9,7 @@ from gradio.events import Dependency
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import CifarLitError
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 from cifar_lit.page.answer import sorry
 from cifar_lit.page.guarded import QUIET
 from cifar_lit.page.rendering import SAYS_CHANGES, note, render, script
@@ -82,7 +82,7 @@ def build_correction(desk: Desk, login: Login, classified: gr.Image | None) -> D
             return [None, said, gr.update(interactive=False), gr.update(visible=True), ""]
         return [found, render("correction", answer=found), gr.update(interactive=True), gr.update(visible=True), ""]
 
-    async def correct(found: Answer | None, name: str | None, request: gr.Request) -> str:
+    async def correct(found: ServedPrediction | None, name: str | None, request: gr.Request) -> str:
         login.require(request)
         if found is None:
             return note("Choose a picture first.", "problem")

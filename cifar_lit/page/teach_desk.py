@@ -14,7 +14,7 @@ from cifar_lit.data import corrections
 from cifar_lit.errors import CifarLitError, DataError, InputError
 from cifar_lit.feedback.fine_tune_job import Job
 from cifar_lit.feedback.fine_tune_service import Audit, FineTuneService
-from cifar_lit.inference.service import Answer, Service
+from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.page.uploads import do_for_each, read_picture, upload_name, uploaded_path
 
 MAX_INCREMENT_BYTES = 200 * 1024 * 1024
@@ -28,7 +28,7 @@ class Increment:
 
     Attributes:
         name: as the visitor calls it.
-        path: where the teacher keeps it for an hour.
+        path: where the service keeps it for an hour.
         audit: what was found about it.
     """
 
@@ -75,14 +75,14 @@ class Desk:
 
     Args:
         service: answers pictures.
-        teacher: learns.
+        fine_tuning: keeps corrections, checks increments and fine-tunes.
     """
 
-    def __init__(self, service: Service, teacher: FineTuneService) -> None:
-        self.teacher = teacher
+    def __init__(self, service: Service, fine_tuning: FineTuneService) -> None:
+        self.fine_tuning = fine_tuning
         self._service = service
 
-    async def look(self, upload: Any) -> Answer:
+    async def look(self, upload: Any) -> ServedPrediction:
         """What the champion says of a picture.
 
         Raises:
@@ -90,7 +90,7 @@ class Desk:
         """
         return await self._service.predict(await read_picture(upload))
 
-    async def correct(self, answer: Answer, label: str) -> int:
+    async def correct(self, answer: ServedPrediction, label: str) -> int:
         """Adds a correction of an answer; gives how many wait now.
 
         Raises:
@@ -103,10 +103,10 @@ class Desk:
                 "an increment."
             )
         return await asyncio.to_thread(
-            self.teacher.correct, answer.pixels, label, said=said.prediction, version=said.version
+            self.fine_tuning.correct, answer.pixels, label, said=said.prediction, version=said.version
         )
 
-    async def add_all(self, uploads: Iterable[Any], label: str) -> list[tuple[str, Answer | str]]:
+    async def add_all(self, uploads: Iterable[Any], label: str) -> list[tuple[str, ServedPrediction | str]]:
         """Adds pictures of one class.
 
         Returns:
@@ -116,7 +116,7 @@ class Desk:
             InputError: there are too many.
         """
 
-        async def add(upload: Any) -> Answer:
+        async def add(upload: Any) -> ServedPrediction:
             answer = await self.look(upload)
             await self.correct(answer, label)
             return answer
@@ -132,7 +132,7 @@ class Desk:
         """
         path = await asyncio.to_thread(self._keep, upload)
         try:
-            found = Increment(upload_name(upload), path, await self.teacher.check(path))
+            found = Increment(upload_name(upload), path, await self.fine_tuning.check(path))
         except BaseException:
             path.unlink(missing_ok=True)
             raise
@@ -150,15 +150,15 @@ class Desk:
         Raises:
             DataError: a fine-tuning learns from them, or they can't be moved.
         """
-        job = self.teacher.job
+        job = self.fine_tuning.job
         if job is not None and job.state == "running":
             raise DataError("A fine-tuning runs. Wait for it, or stop it.")
         await asyncio.to_thread(self._put_away)
 
     def view(self) -> View:
         """Reads files: to be called from a thread."""
-        job = self.teacher.job
-        return View(job, self.teacher.num_corrections, self._served(job))
+        job = self.fine_tuning.job
+        return View(job, self.fine_tuning.num_corrections, self._served(job))
 
     def _served(self, job: Job | None) -> Served:
         if job is None or job.state != "promoted":
@@ -171,7 +171,7 @@ class Desk:
             pass  # nothing is served yet
         if champion.refusal is not None and champion.refusal.version == job.version:
             return "refused"
-        return "soon" if self.teacher.registry.pointer() == job.version else "no more"
+        return "soon" if self.fine_tuning.registry.pointer() == job.version else "no more"
 
     def _keep(self, upload: Any) -> Path:
         source = uploaded_path(upload)
@@ -179,14 +179,14 @@ class Desk:
         if size > MAX_INCREMENT_BYTES:
             raise InputError(f"it has {size:,} bytes, at most {MAX_INCREMENT_BYTES:,} are taken. Send it in parts.")
         try:
-            path = self.teacher.new_upload()
+            path = self.fine_tuning.new_upload()
             shutil.copyfile(source, path)
         except OSError as error:
             raise DataError(f"it can't be kept: {error.strerror}.") from error
         return path
 
     def _put_away(self) -> None:
-        copied = self.teacher.new_upload().with_suffix("")  # the teacher sweeps it, should this crash
+        copied = self.fine_tuning.new_upload().with_suffix("")  # the service sweeps it, should this crash
         name = f"{time.strftime('%Y%m%d-%H%M%S', time.gmtime())}-{secrets.token_hex(2)}"
-        corrections.copy(self.teacher.corrections, copied)
-        corrections.settle(self.teacher.corrections, copied, self.teacher.corrections / "dropped" / name)
+        corrections.copy(self.fine_tuning.corrections, copied)
+        corrections.settle(self.fine_tuning.corrections, copied, self.fine_tuning.corrections / "dropped" / name)

@@ -6,12 +6,10 @@ from typing import Any, Literal, get_args, get_origin
 
 from cifar_lit.errors import VersionDamagedError
 
-SCHEMA = 2
-"""Schema 1 is read too: it lacks the fields that have come since."""
+SCHEMA = 3
+"""Older ones are read too: schema 1 lacks `temperature`, and schemas 1 and 2 call the status `standing`."""
 
-_SINCE_SCHEMA_1 = {"temperature"}
-
-Standing = Literal["candidate", "promoted", "rejected"]
+Status = Literal["candidate", "promoted", "rejected"]
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,15 @@ class Manifest(About):
     Attributes:
         schema: number of this format.
         id: `v0001` and so on.
-        standing: candidate, promoted or rejected.
-        reason: why it has that standing.
+        status: candidate, promoted or rejected.
+        reason: why it has that status.
         created_at: UTC, ISO 8601.
         files: sha256 of every other file of the version, by its path inside.
     """
 
     schema: int = SCHEMA
     id: str = ""
-    standing: Standing = "candidate"
+    status: Status = "candidate"
     reason: str = ""
     created_at: str = ""
     files: dict[str, str] = field(default_factory=dict)
@@ -75,7 +73,7 @@ class Manifest(About):
         return {
             "id": self.id,
             "parent": self.parent,
-            "standing": self.standing,
+            "status": self.status,
             "champion": self.id == champion_id,
             "metrics": self.metrics,
             "created_at": self.created_at,
@@ -85,7 +83,7 @@ class Manifest(About):
 
     def to_json(self) -> bytes:
         values = asdict(self)
-        order = ["schema", "id", "parent", "standing", "reason", "created_at"]
+        order = ["schema", "id", "parent", "status", "reason", "created_at"]
         ordered = {name: values[name] for name in order} | values
         return (json.dumps(ordered, indent=2) + "\n").encode()
 
@@ -106,18 +104,22 @@ class Manifest(About):
             schema = values["schema"]
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise VersionDamagedError(f"{where} is not a manifest ({error!r}). {advice}") from error
-        if schema not in (1, SCHEMA):
+        if schema not in range(1, SCHEMA + 1):
             raise VersionDamagedError(
                 f"{where} has schema {schema!r}, this code reads 1 to {SCHEMA}. Update cifar_lit."
             )
-        names = {item.name for item in fields(Manifest)} - (_SINCE_SCHEMA_1 if schema == 1 else set())
+        names = {item.name for item in fields(Manifest)}
+        if schema == 1:
+            names.remove("temperature")
+        if schema < 3 and "standing" in values:
+            values["status"] = values.pop("standing")
         if set(values) != names:
             odd = ", ".join(sorted(set(values) ^ names))
             raise VersionDamagedError(f"{where} has missing or unknown fields: {odd}. {advice}")
         kinds = {item.name: get_origin(item.type) for item in fields(Manifest)}
         wrong = [name for name, kind in kinds.items() if kind in (dict, list) and not isinstance(values[name], kind)]
-        if values["standing"] not in get_args(Standing):
-            wrong.append("standing")
+        if values["status"] not in get_args(Status):
+            wrong.append("status")
         temperature = values.get("temperature", 1.0)
         if not (isinstance(temperature, int | float) and 0 < temperature < 1e6):  # false for NaN
             wrong.append("temperature")

@@ -20,7 +20,7 @@ from cifar_lit.files import hold, read_file, replace_synced, sync_folder, try_lo
 from cifar_lit.registry import increments, model_card
 from cifar_lit.registry.history import History, utc_now
 from cifar_lit.registry.increments import Increments
-from cifar_lit.registry.manifest import About, Manifest, Standing
+from cifar_lit.registry.manifest import About, Manifest, Status
 from cifar_lit.registry.model_card import CARD
 from cifar_lit.registry.version import MANIFEST, MAX_FILE_BYTES, Version
 
@@ -133,7 +133,7 @@ class Registry:
         """
         named = self.pointer()
         versions = self.versions()
-        promoted = [version for version in versions if version.manifest.standing == "promoted"]
+        promoted = [version for version in versions if version.manifest.status == "promoted"]
         order = [version for version in promoted if version.id == named]
         order += [version for version in reversed(promoted) if version.id != named]
         for version in order:
@@ -189,7 +189,7 @@ class Registry:
         files: Mapping[str, bytes],
         about: About,
         *,
-        standing: Literal["candidate", "rejected"] = "candidate",
+        status: Literal["candidate", "rejected"] = "candidate",
         reason: str = _PUBLISHED,
     ) -> Version:
         """Makes a new version.
@@ -197,7 +197,7 @@ class Registry:
         Args:
             files: content by path inside the version's folder, all but the manifest.
             about: what the manifest says besides.
-            standing: what it is from the moment that it appears; `promote` makes more of it.
+            status: what it is from the moment that it appears; `promote` makes more of it.
             reason: why, kept in the manifest and the history.
 
         Raises:
@@ -211,7 +211,7 @@ class Registry:
                     stack.enter_context(hold(staging, timeout_s=0))  # tells a sweep that the folder's maker is alive
                 write_tree(staging, files)
                 with self._locked():
-                    return self._appear(staging, files, about, standing, reason)
+                    return self._appear(staging, files, about, status, reason)
             except BaseException:
                 shutil.rmtree(staging, ignore_errors=True)
                 raise
@@ -221,7 +221,7 @@ class Registry:
 
         Args:
             version_id: an id or "latest".
-            reason: kept in the history, and in the manifest beside the first reason that was given for its standing.
+            reason: kept in the history, and in the manifest beside the first reason that was given for its status.
             instead_of: id of the champion that the decision was based on (None for no champion); not checked if left
                 out.
 
@@ -233,15 +233,15 @@ class Registry:
             before = self._champion_id()
             if instead_of not in ("", before):
                 raise ChampionChangedError(f"the champion is {before}, no longer {instead_of}. Compare again.")
-            version = self._stand(version, "promoted", _beside(reason, version.manifest))
+            version = self._set_status(version, "promoted", _beside(reason, version.manifest))
             self.history.record("promote", version.id, reason, instead_of=before)
             replace_synced(self.root / _CHAMPION, f"{version.id}\n".encode())
             return version
 
     def keep_as_candidate(self, version_id: str, reason: str) -> Version:
         """Enters why a new version was not promoted. It can be promoted later."""
-        with self._explained(f"the standing of {version_id} was not entered"), self._locked():
-            version = self._stand(self.get(version_id), "candidate", reason)
+        with self._explained(f"the status of {version_id} was not entered"), self._locked():
+            version = self._set_status(self.get(version_id), "candidate", reason)
             self.history.record("candidate", version.id, reason)
             return version
 
@@ -255,7 +255,7 @@ class Registry:
             version = self.get(version_id)
             if self._champion_id() == version.id:
                 raise RegistryError(f"{version.id} is the champion. Roll back or promote another version first.")
-            version = self._stand(version, "rejected", reason)
+            version = self._set_status(version, "rejected", reason)
             self.history.record("reject", version.id, reason)
             return version
 
@@ -280,7 +280,7 @@ class Registry:
             earlier = self._served_before(champion)
             # The pointer moves first: whatever happens next, the version that is served is a promoted one.
             replace_synced(self.root / _CHAMPION, f"{earlier.id}\n".encode())
-            self._stand(champion, "rejected", _beside(reason, champion.manifest))
+            self._set_status(champion, "rejected", _beside(reason, champion.manifest))
             self.history.record("rollback", earlier.id, reason, instead_of=champion.id)
             return earlier
 
@@ -364,14 +364,12 @@ class Registry:
             if version_id not in known:
                 self.history.record("publish", version_id, "found in the folder")
 
-    def _appear(
-        self, staging: Path, files: Mapping[str, bytes], about: About, standing: Standing, reason: str
-    ) -> Version:
+    def _appear(self, staging: Path, files: Mapping[str, bytes], about: About, status: Status, reason: str) -> Version:
         version_id = self._next_id()
         manifest = Manifest(
             **vars(about),
             id=version_id,
-            standing=standing,
+            status=status,
             reason=reason,
             created_at=utc_now(),
             files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
@@ -387,7 +385,7 @@ class Registry:
             sync_folder(self.root)
             self.history.record("publish", version_id, "", parent=about.parent)
             if reason != _PUBLISHED:
-                self.history.record("reject" if standing == "rejected" else "candidate", version_id, reason)
+                self.history.record("reject" if status == "rejected" else "candidate", version_id, reason)
         except BaseException:
             with suppress(OSError):
                 os.rename(target, staging)
@@ -408,13 +406,13 @@ class Registry:
         used = [_number(name) for name in names if _ID.fullmatch(name)]
         return f"v{max(used, default=0) + 1:04d}"
 
-    def _stand(self, version: Version, standing: Standing, reason: str) -> Version:
-        manifest = replace(version.manifest, standing=standing, reason=reason)
+    def _set_status(self, version: Version, status: Status, reason: str) -> Version:
+        manifest = replace(version.manifest, status=status, reason=reason)
         replace_synced(version.path / MANIFEST, manifest.to_json())
         return Version(version.path, manifest)
 
     def _served_before(self, champion: Version) -> Version:
-        promoted = {version.id: version for version in self.versions() if version.manifest.standing == "promoted"}
+        promoted = {version.id: version for version in self.versions() if version.manifest.status == "promoted"}
         for event in reversed(self.history.read()):
             version = promoted.get(str(event.get("instead_of"))) if event.get("event") == "promote" else None
             if version is None or version.id == champion.id:

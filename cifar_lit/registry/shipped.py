@@ -1,4 +1,4 @@
-"""What is installed with the package: its configs, and a registry that answers where there is no other yet."""
+"""What is installed with the package: its configs, and a registry that serves where there is no other yet."""
 
 import logging
 import os
@@ -25,7 +25,7 @@ def registry_to_read(root: str | os.PathLike[str] | None = None) -> Registry:
     if root or os.environ.get(ROOT_VARIABLE) or registry.root.exists() or not _REGISTRY.is_dir():
         return registry
     shipped = Registry(_REGISTRY)
-    _log.warning("note: there is no registry %s yet: the shipped %s answers.", registry, shipped.pointer())
+    _log.warning("note: there is no registry %s yet: the shipped %s is used.", registry, shipped.pointer())
     return shipped
 
 

@@ -13,7 +13,7 @@ from cifar_lit.registry.model_card import CARD
 MANIFEST = "manifest.json"
 WEIGHTS = "model.safetensors"
 ONNX = "model.onnx"
-"""The network as a graph that answers without PyTorch; versions of older releases have none."""
+"""The network as a graph that runs without PyTorch; versions of older releases have none."""
 CALIBRATION = "report/calibration.png"
 MAX_FILE_BYTES = 1 << 30
 

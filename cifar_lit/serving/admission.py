@@ -33,7 +33,7 @@ class Admission:
     public_page: bool = False
 
     def check(self, request: Request) -> None:
-        """To be called for each request to REST that has pictures answered.
+        """To be called for each request to REST that has images classified.
 
         Raises:
             RequestError: no key that is known here (401), or too many requests (429).
@@ -45,7 +45,7 @@ class Admission:
 
     @property
     def page_is_closed(self) -> bool:
-        """Whether the page answers only those who are signed in."""
+        """Whether the page serves only those who are signed in."""
         return bool(self.api_keys) and not self.public_page
 
     def check_visitor(self, request: Request) -> None:

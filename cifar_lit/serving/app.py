@@ -50,13 +50,13 @@ class Options:
 
     Attributes:
         registry: folder of the versions; None for the default.
-        hosts: names that it answers to; None for any.
+        hosts: host names that it accepts; None for any.
         api_keys: REST asks for one of them, if there are any.
-        public_page: the page answers everybody, though REST asks for a key.
+        public_page: the page serves everybody, though REST asks for a key.
         requests_per_minute: that one client may send to REST and the page; None for any number.
         behind_proxy: headers by which a proxy tells who asked, and how, are believed.
         limits: how much is taken on.
-        decode_workers: processes that decode pictures.
+        decode_workers: processes that decode images.
         password: of those who may teach and choose what is served; None for nobody.
         teach: folder of corrections and fine-tunings, made when it is needed; None for a page without teaching.
         finetune: options of `cifar-lit finetune` for the page's fine-tunings, as on its command line.
@@ -98,13 +98,13 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
         on_refusal=metrics.on_refusal,
     )
     decoder = Decoder(workers=options.decode_workers, spare=1, on_lost=metrics.decoder_restarts.inc)
-    service = Service(champion, decoder, options.limits, metrics.on_answer)
+    service = Service(champion, decoder, options.limits, metrics.on_prediction)
     integrity = Integrity(champion, metrics)
     login = Login(options.password)
     admission = Admission(options.api_keys, Quota(options.requests_per_minute), login, options.public_page)
-    teacher = None
+    fine_tuning = None
     if add_page is not None and options.teach is not None:
-        teacher = FineTuneService(
+        fine_tuning = FineTuneService(
             champion.registry.root,
             options.teach,
             options=options.finetune,
@@ -114,7 +114,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            async with _tidied(teacher) if teacher is not None else contextlib.nullcontext():
+            async with _tidied(fine_tuning) if fine_tuning is not None else contextlib.nullcontext():
                 await service.start()
                 async with _beside(integrity.watch()):
                     yield
@@ -124,7 +124,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     app: FastAPI = FastAPIOffline(
         title="cifar_lit",
         version=version_of("cifar-lit"),
-        summary="Classifies pictures as one of the classes of the served version.",
+        summary="Classifies images as one of the classes of the served version.",
         lifespan=lifespan,
     )
     app.state.service = service
@@ -133,7 +133,7 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
     add_inference(app, service, admission, check_ready)
     app.add_exception_handler(CifarLitError, _on_error)
     if add_page is not None:
-        add_page(app, service, admission, metrics, teacher)
+        add_page(app, service, admission, metrics, fine_tuning)
     _refuse_other_methods(app)
     (predict,) = (route for route in app.routes if isinstance(route, APIRoute) and route.path == "/predict")
     app.add_middleware(_Shortcut, route=predict)
@@ -148,14 +148,14 @@ def create_app(options: Options = Options(), add_page: AddPage | None = None) ->
 
 
 @contextlib.asynccontextmanager
-async def _tidied(teacher: FineTuneService) -> AsyncIterator[None]:
-    """Tidies up behind visitors now and then, and ends the teacher at the end."""
+async def _tidied(fine_tuning: FineTuneService) -> AsyncIterator[None]:
+    """Tidies up behind visitors now and then, and ends the fine-tuning at the end."""
 
     async def sweep() -> None:
         while True:
             try:
-                await asyncio.to_thread(teacher.sweep)
-            except CifarLitError as error:  # those who only have pictures classified are served all the same
+                await asyncio.to_thread(fine_tuning.sweep)
+            except CifarLitError as error:  # those who only have images classified are served all the same
                 _log.warning("what visitors left can't be removed: %s", error)
             await asyncio.sleep(_SWEEP_S)
 
@@ -163,7 +163,7 @@ async def _tidied(teacher: FineTuneService) -> AsyncIterator[None]:
         async with _beside(sweep()):
             yield
     finally:
-        await teacher.close()
+        await fine_tuning.close()
 
 
 @contextlib.asynccontextmanager
@@ -180,7 +180,7 @@ async def _beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
 
 def _check_ready(service: Service, decoder: Decoder) -> None:
     """Raises:
-    OverloadedError: pictures can't be answered now.
+    OverloadedError: images can't be classified now.
     """
     service.check_room(0)
     decoder.check()
@@ -197,7 +197,7 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 class _Shortcut:
-    """Has one route's endpoint answer without the framework's layers, which take as long as a small picture does."""
+    """Has one route's endpoint respond without the framework's layers, which take as long as a small image does."""
 
     def __init__(self, app: ASGIApp, route: APIRoute) -> None:
         self._app = app

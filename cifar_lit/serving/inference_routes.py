@@ -66,13 +66,13 @@ class ServerLive(BaseModel):
 
 
 class ServerReady(BaseModel):
-    """Pictures are answered."""
+    """Images are classified."""
 
     ready: bool = Field(examples=[True])
 
 
 class ModelReady(BaseModel):
-    """The model answers."""
+    """The model is served."""
 
     name: str = Field(examples=[inference_v2.MODEL_NAME])
     ready: bool = Field(examples=[True])
@@ -112,11 +112,11 @@ class OutputTensor(BaseModel):
     )
 
 
-class InferenceAnswer(BaseModel):
-    """The answers to all images; binary tensors may follow the JSON."""
+class InferenceResponse(BaseModel):
+    """The predictions for all images; binary tensors may follow the JSON."""
 
     model_name: str = Field(examples=[inference_v2.MODEL_NAME])
-    model_version: str = Field(description="The version that answered.", examples=["v0001"])
+    model_version: str = Field(description="The version that made it.", examples=["v0001"])
     outputs: list[OutputTensor]
     id: str | None = Field(default=None, description="The request's, if it had one.", examples=["42"])
 
@@ -154,7 +154,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission, check_re
 
     @app.get(
         f"{PREFIX}/health/ready",
-        summary="Are pictures answered?",
+        summary="Are images classified?",
         response_model=ServerReady,
         tags=["Open Inference Protocol"],
         responses=_errors(503),
@@ -203,7 +203,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission, check_re
     @app.post(
         f"{_MODEL}/infer",
         summary="Classify images",
-        response_model=InferenceAnswer,
+        response_model=InferenceResponse,
         tags=["Open Inference Protocol"],
         responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
         openapi_extra=_BODY,
@@ -211,7 +211,7 @@ def add_inference(app: FastAPI, service: Service, admission: Admission, check_re
     @app.post(
         f"{_VERSION}/infer",
         summary="Classify images by one version",
-        response_model=InferenceAnswer,
+        response_model=InferenceResponse,
         tags=["Open Inference Protocol"],
         responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
         openapi_extra=_BODY,
@@ -233,14 +233,14 @@ async def _infer(request: Request, service: Service, version: str | None) -> Res
     else:
         asked = inference_v2.parse(body, header_length)
     images = [] if asked.pixels is None else list(asked.pixels)
-    answers = await service.predict_all(asked.files or (), images)
-    by = answers[0].prediction.version
+    results = await service.predict_all(asked.files or (), images)
+    by = results[0].prediction.version
     if version not in (None, "", by):
         raise VersionNotFoundError(f"version {version!r} is served no longer, {by!r} is. Leave the version out.")
-    probs = np.array([list(answer.prediction.probabilities.values()) for answer in answers])
-    class_names = list(answers[0].prediction.probabilities)
+    probs = np.array([list(result.prediction.probabilities.values()) for result in results])
+    class_names = list(results[0].prediction.probabilities)
     content, headers = inference_v2.render(asked, version=by, class_names=class_names, probabilities=probs)
-    took = timings(answers)
+    took = timings(results)
     request.state.timings = f" {took}"
     extra = {"X-Model-Version": by, "Server-Timing": took}
     return Response(content, headers={**headers, **extra})

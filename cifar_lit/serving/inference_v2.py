@@ -1,4 +1,4 @@
-"""The Open Inference Protocol (version 2, REST, with binary tensors): bytes to requests, answers to bytes.
+"""The Open Inference Protocol (version 2, REST, with binary tensors): bytes to requests, predictions to bytes.
 
 Knows nothing of HTTP routes, of decoding images or of the network. A request's claims are compared with the bytes that
 are really there before anything is allocated for them.
@@ -101,7 +101,7 @@ class InferRequest:
         id: to be echoed, if the client gave one.
         files: contents of image files, not looked at yet.
         pixels: uint8 (n, 32, 32, 3), RGB, 0..255; writable, shares no memory with the body.
-        outputs: in the order in which they are to be answered.
+        outputs: in the order in which they are asked for.
     """
 
     id: str | None
@@ -162,7 +162,7 @@ def parse(body: bytes, header_length: int | None) -> InferRequest:
 def render(
     request: InferRequest, *, version: str, class_names: Sequence[str], probabilities: NDArray[np.float64]
 ) -> tuple[bytes, dict[str, str]]:
-    """Writes the answer to a request.
+    """Writes the response to a request.
 
     Probabilities are rounded to the nearest FP32, off by 3e-8 at most; a row's sum may so differ from 1 by up to 1e-7.
     JSON gives the fewest digits that read back as the same FP32. The predicted class is that of the unrounded
@@ -170,7 +170,7 @@ def render(
 
     Args:
         request: what was asked for.
-        version: id of the version that answered for all images.
+        version: id of the version that classified all images.
         class_names: in label order.
         probabilities: (n, 10), in the order of the request's images.
 
@@ -198,10 +198,10 @@ def render(
         else:
             tensor["data"] = value.ravel() if isinstance(value, np.ndarray) else value
         tensors.append(tensor)
-    answer: dict[str, Any] = {"model_name": MODEL_NAME, "model_version": version, "outputs": tensors}
+    response: dict[str, Any] = {"model_name": MODEL_NAME, "model_version": version, "outputs": tensors}
     if request.id is not None:
-        answer["id"] = request.id
-    text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
+        response["id"] = request.id
+    text = orjson.dumps(response, option=orjson.OPT_SERIALIZE_NUMPY)
     if not chunks:
         return text, {"Content-Type": "application/json"}
     headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(text))}
@@ -209,12 +209,12 @@ def render(
 
 
 def server_metadata(code_version: str) -> dict[str, Any]:
-    """Answers `GET /v2`."""
+    """The response to `GET /v2`."""
     return {"name": "cifar_lit", "version": code_version, "extensions": ["binary_tensor_data"]}
 
 
 def model_metadata(version: str, class_names: Sequence[str]) -> dict[str, Any]:
-    """Answers `GET /v2/models/cifar10`. One of the inputs is to be given, not both; -1 is the number of images."""
+    """The response to `GET /v2/models/cifar10`. A request gives one of the inputs; -1 is the number of images."""
     return {
         "name": MODEL_NAME,
         "versions": [version],

@@ -1,4 +1,4 @@
-"""Tells when the files of the version that is served are damaged on disk; what is in memory goes on answering."""
+"""Tells when the files of the version that is served are damaged on disk; what is in memory goes on being served."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ class Integrity:
         metrics: where damage is shown.
 
     Attributes:
-        damage: what is wrong and how to mend it; empty if nothing is known to be.
+        damage: what is wrong and how to fix it; empty if nothing is known to be.
     """
 
     def __init__(self, champion: Champion, metrics: Metrics) -> None:

@@ -3,7 +3,7 @@
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
 from cifar_lit.inference.champion import Refusal, Serving
-from cifar_lit.inference.service import Answer
+from cifar_lit.inference.service import ServedPrediction
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -15,35 +15,35 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self.requests = Counter(
-            "cifar_lit_requests", "Requests answered.", ["route", "method", "status"], registry=self.registry
+            "cifar_lit_requests", "Requests replied to.", ["route", "method", "status"], registry=self.registry
         )
         self.request_seconds = Histogram(
             "cifar_lit_request_seconds",
-            "From the request's head to the answer's end.",
+            "From the request's head to the response's end.",
             ["route"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         stages = Histogram(
             "cifar_lit_stage_seconds",
-            "What a picture's answer took: decode (waiting for a worker included), queue, model (its whole batch).",
+            "What an image's prediction took: decode (waiting for a worker included), queue, model (its whole batch).",
             ["stage"],
             buckets=_SECONDS,
             registry=self.registry,
         )
         self._decode, self._queue, self._model = (stages.labels(stage) for stage in ("decode", "queue", "model"))
         self._batch = Histogram(
-            "cifar_lit_batch_size", "Pictures in the batch of an answer.", buckets=_SIZES, registry=self.registry
+            "cifar_lit_batch_size", "Images in the batch of a prediction.", buckets=_SIZES, registry=self.registry
         )
-        self._answers = Counter(
-            "cifar_lit_answers", "Pictures answered.", ["version", "prediction"], registry=self.registry
+        self._predictions = Counter(
+            "cifar_lit_predictions", "Images classified.", ["version", "prediction"], registry=self.registry
         )
         self._version = Gauge(
             "cifar_lit_version", "1 for the version that is served.", ["version"], registry=self.registry
         )
         self._changes = Counter("cifar_lit_champion_changes", "Champions taken up.", registry=self.registry)
         self._refusals = Counter("cifar_lit_champion_refusals", "Champions refused.", registry=self.registry)
-        self.pending = Gauge("cifar_lit_pending", "Pictures on their way.", registry=self.registry)
+        self.pending = Gauge("cifar_lit_pending", "Images on their way.", registry=self.registry)
         self.version_damaged = Gauge(
             "cifar_lit_version_damaged", "1 if files of the served version are damaged on disk.", registry=self.registry
         )
@@ -57,12 +57,12 @@ class Metrics:
         )
         ProcessCollector(registry=self.registry)
 
-    def on_answer(self, answer: Answer) -> None:
-        self._decode.observe(answer.decode_s)
-        self._queue.observe(answer.queue_s)
-        self._model.observe(answer.model_s)
-        self._batch.observe(answer.batch_size)
-        self._answers.labels(answer.prediction.version, answer.prediction.prediction).inc()
+    def on_prediction(self, result: ServedPrediction) -> None:
+        self._decode.observe(result.decode_s)
+        self._queue.observe(result.queue_s)
+        self._model.observe(result.model_s)
+        self._batch.observe(result.batch_size)
+        self._predictions.labels(result.prediction.version, result.prediction.prediction).inc()
 
     def on_change(self, serving: Serving) -> None:
         self._version.clear()

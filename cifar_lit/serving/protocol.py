@@ -1,4 +1,4 @@
-"""HTTP with bounds: uvicorn waits for ever for a request and for its answer to be read, and takes any number."""
+"""HTTP with bounds: uvicorn waits for ever for a request and for its response to be read, and takes any number."""
 
 import sys
 from asyncio import TimerHandle, Transport
@@ -18,14 +18,14 @@ MAX_HEAD_BYTES = 64 * 1024
 _CHUNK_BYTES = 12
 """What a chunk of a body needs besides: its size in hexadecimal and two line ends."""
 _WAKE_BYTES = 16 * 1024
-"""The application is woken for so much of a body, and for its end: byte by byte would cost more than answering it."""
+"""The application is woken for so much of a body, and for its end: byte by byte would cost more than serving it."""
 LINGER_S = 30
 LINGER_BYTES = 64 * 1024 * 1024
 LINGER_BYTES_PER_S = 64 * 1024
-"""After an answer that ends the connection, the rest of the request's body is read and dropped within these bounds."""
+"""After a response that ends the connection, the rest of the request's body is read and dropped within these bounds."""
 MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ADDRESS = 4_096, 1_024
 UNREAD_S, UNREAD_BYTES = 15.0, 16 * 1024
-"""A client that takes less than so many bytes of an answer that waits for it, in so many seconds, is left."""
+"""A client that takes less than so many bytes of a response that waits for it, in so many seconds, is left."""
 _ENDLESS = "/gradio_api/heartbeat/"
 """What a page asks for and reads as long as it is open."""
 _LAST_WORDS_S = 0.5
@@ -37,8 +37,8 @@ async def turn_away_at_the_end(scope: Scope, receive: Receive, send: Send) -> No
 
 
 @dataclass(frozen=True)
-class _Answering:
-    """What uvicorn needs of a transport to write an answer."""
+class _Responding:
+    """What uvicorn needs of a transport to write a response."""
 
     write: Callable[[bytes], None]
     is_closing: Callable[[], bool]
@@ -91,7 +91,7 @@ class Protocol(HttpToolsProtocol):
         self._stop_watching()
 
     def _watch_unread(self) -> None:
-        """Leaves a client that does not take its answer."""
+        """Leaves a client that does not take its response."""
         self._stop_watching()
         unread = self.transport.get_write_buffer_size()
         self._unread_timer = self.loop.call_later(UNREAD_S, self._look_at_unread, unread - UNREAD_BYTES)
@@ -134,7 +134,7 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
             transport = self.transport
-            self.cycle.transport = _Answering(transport.write, transport.is_closing, self._end)  # type: ignore[assignment]
+            self.cycle.transport = _Responding(transport.write, transport.is_closing, self._end)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = max(0, self._num_bytes - len(body) - _CHUNK_BYTES)
@@ -167,14 +167,16 @@ class Protocol(HttpToolsProtocol):
         super().on_response_complete()
         if self._lingering:
             self._unset_keepalive_if_required()
-        elif not self._complete and self.cycle.response_complete:  # an early answer; nobody reads the rest of the body
+        elif (
+            not self._complete and self.cycle.response_complete
+        ):  # an early response; nobody reads the rest of the body
             self._start_timer()
 
     def _end(self) -> None:
-        """Closes the connection after an answer. If the request's body is still coming, it is closed for writing first.
+        """Closes the connection after a response, for writing first if the request's body is still coming.
 
         A socket that is closed with bytes unread is reset. Clients that send a whole body before they read, as
-        http.client and browsers do, would see the reset instead of the answer (RFC 9112, section 9.6).
+        http.client and browsers do, would see the reset instead of the response (RFC 9112, section 9.6).
         """
         if self._complete or self.transport.is_closing():
             self._close()
@@ -203,7 +205,7 @@ class Protocol(HttpToolsProtocol):
             self.loop.call_later(_LAST_WORDS_S, self._close_if_idle)
             return
         super().shutdown()
-        if self.cycle.scope["path"].startswith(_ENDLESS):  # no answer is owed to it
+        if self.cycle.scope["path"].startswith(_ENDLESS):  # no response is owed to it
             self.transport.close()
 
     def _close_if_idle(self) -> None:

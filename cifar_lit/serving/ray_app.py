@@ -21,7 +21,7 @@ class Arguments(BaseModel):
 
     Attributes:
         registry: folder of the versions; None for the default.
-        decode_workers: processes of each replica that decode pictures.
+        decode_workers: processes of each replica that decode images.
     """
 
     model_config = ConfigDict(extra="forbid")

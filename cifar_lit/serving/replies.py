@@ -15,13 +15,13 @@ _OF_FAULT: Mapping[Fault, int] = {"malformed": 400, "too_large": 413, "unsupport
 
 
 class RequestError(CifarLitError, HTTPException):
-    """A request is turned away for what it is, not for the picture it brings.
+    """A request is turned away for what it is, not for the image it brings.
 
-    It is an HTTPException too, so that the page's own application answers it as ours does.
+    It is an HTTPException too, so that the page's own application handles it as ours does.
 
     Args:
         status: HTTP status.
-        message: what was wrong, what was expected, how to mend it.
+        message: what was wrong, what was expected, how to fix it.
         retry_after_s: when the same request may succeed, where that is known.
     """
 
@@ -50,7 +50,7 @@ def status_of(error: Exception) -> int:
 
 
 def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """JSON; an answer that is no number must not leave the house."""
+    """JSON; NaN and infinity are not valid in it."""
     text = json.dumps(content, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
     body = text.encode(errors="backslashreplace")  # half a surrogate pair, repeated from a request, as JSON has it
     return Response(body, status, headers, "application/json")
@@ -59,7 +59,7 @@ def reply(content: Any, status: int = 200, headers: Mapping[str, str] | None = N
 def error_reply(error: Exception, *, field: str = "detail") -> Response:
     """{"detail": message}; what is no error of ours is told nothing of."""
     status = status_of(error)
-    message = str(error) if status != 500 else "the server failed. The log knows more, by this answer's X-Request-ID."
+    message = str(error) if status != 500 else "the server failed. The log knows more, by this response's X-Request-ID."
     headers = error.headers if isinstance(error, RequestError) else None
     if status == 503:
         headers = {"Retry-After": str(RETRY_AFTER_S), **(headers or {})}

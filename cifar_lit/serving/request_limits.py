@@ -29,7 +29,7 @@ _HOST = re.compile(r"([A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(:[0-9]{1,5}
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._:/+=-]{1,128}")
 _CLIENT_LEFT = 499
-"""What nginx calls it, for the log and the metrics: nobody is there to be answered."""
+"""What nginx calls it, for the log and the metrics: nobody is there to read a response."""
 _OF_PROXIES = (b"x-forwarded-", b"forwarded", b"x-real-ip")
 _SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 
@@ -40,7 +40,7 @@ class RequestLimitsMiddleware:
     Args:
         app: what is behind it.
         metrics: where requests are counted.
-        hosts: names that the server answers to; None for any.
+        hosts: host names that the server accepts; None for any.
         behind_proxy: headers by which a proxy tells how the client asked are passed on, and left out else.
         max_body: the most bytes of a body, by path and content type.
     """
@@ -74,7 +74,7 @@ class RequestLimitsMiddleware:
         scope.setdefault("state", {})["request_id"] = request_id.decode()
         status, complete = 0, False
 
-        async def answer(message: Message) -> None:
+        async def respond(message: Message) -> None:
             nonlocal status, complete
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -88,19 +88,19 @@ class RequestLimitsMiddleware:
             self._check(scope, headers)
             content_type = headers.get(b"content-type", b"").decode("latin-1")
             body = _Body(receive, headers, self._max_body(scope["path"], content_type))
-            await self._app(scope, body.receive, answer)
+            await self._app(scope, body.receive, respond)
         except RequestError as error:
             if status:  # too late for words
                 raise
-            await error_reply(error)(scope, receive, answer)
+            await error_reply(error)(scope, receive, respond)
         except ClientDisconnect:
             status = status or _CLIENT_LEFT
         except Exception as error:
             _log.exception("%s %s failed, request %s", scope["method"], _shown(scope), request_id.decode())
-            if status and not complete:  # the page answers 500 by itself and raises all the same
+            if status and not complete:  # the page responds with 500 by itself and raises all the same
                 raise
             if not status:
-                await error_reply(error)(scope, receive, answer)
+                await error_reply(error)(scope, receive, respond)
         finally:
             self._tell(scope, status, time.perf_counter() - began, request_id)
 

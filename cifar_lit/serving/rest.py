@@ -1,4 +1,4 @@
-"""The REST endpoint: pictures in, predictions out, and what the server says of itself."""
+"""The REST endpoint: images in, predictions out, and what the server says of itself."""
 
 import asyncio
 import math
@@ -13,7 +13,7 @@ from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
 from cifar_lit.inference.champion import Refusal
-from cifar_lit.inference.service import Answer, Service
+from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.integrity import Integrity
 from cifar_lit.serving.metrics import Metrics
@@ -30,13 +30,13 @@ _EXAMPLE_PROBS = {name: 0.0012 for name in CLASS_NAMES} | {"cat": 0.9892}
 
 
 class PredictionBody(BaseModel):
-    """The answer to a picture."""
+    """The prediction for an image."""
 
     filename: str = Field(description="As the client called the file; empty if it did not.", examples=["cat.jpg"])
     prediction: str = Field(description="The most probable class.", examples=["cat"])
     confidence: float = Field(description="Its probability.", ge=0, le=1, examples=[0.9892])
     probabilities: dict[str, float] = Field(description="Of every class; they sum to 1.", examples=[_EXAMPLE_PROBS])
-    version: str = Field(description="The version that answered.", examples=["v0001"])
+    version: str = Field(description="The version that made it.", examples=["v0001"])
     note: str | None = Field(
         default=None,
         description="What of the file was not looked at, such as other frames; left out if nothing.",
@@ -45,7 +45,7 @@ class PredictionBody(BaseModel):
 
 
 class ErrorBody(BaseModel):
-    """What was wrong, what was expected, how to mend it."""
+    """What was wrong, what was expected, how to fix it."""
 
     detail: str = Field(examples=[f"this is a TIFF, expected a {ACCEPTED} image. Save it as JPEG or PNG."])
 
@@ -57,7 +57,7 @@ class HealthBody(BaseModel):
 
 
 class ReadyBody(BaseModel):
-    """Pictures are answered."""
+    """Images are classified."""
 
     status: Literal["ready"]
     version: str = Field(examples=["v0001"])
@@ -72,7 +72,7 @@ class RefusalBody(BaseModel):
 
 
 class VersionBody(BaseModel):
-    """The version that answers."""
+    """The version that is served."""
 
     version: str = Field(examples=["v0001"])
     parent: str | None = Field(description="The version that it was fine-tuned from.", examples=[None])
@@ -84,7 +84,7 @@ class VersionBody(BaseModel):
         description="The champion, if it can't be served and this one stays.", examples=[None]
     )
     damaged: str | None = Field(
-        description="What is wrong with this version's files on disk; what is in memory goes on answering.",
+        description="What is wrong with this version's files on disk; what is in memory goes on being served.",
         examples=[None],
     )
 
@@ -114,8 +114,8 @@ _BODY = {
                             "items": {"type": "string", "format": "binary"},
                             "minItems": 1,
                             "maxItems": MAX_FILES,
-                            "description": f"{ACCEPTED}, up to {MAX_BYTES >> 20} MiB each. One file gets one answer, "
-                            "several get a list in their order.",
+                            "description": f"{ACCEPTED}, up to {MAX_BYTES >> 20} MiB each. One file gets one "
+                            "prediction, several get a list in their order.",
                         }
                     },
                 }
@@ -146,16 +146,16 @@ def add_rest(
 
     Args:
         app: gets them.
-        service: answers pictures.
+        service: classifies images.
         metrics: what `/metrics` tells.
-        admission: says whose pictures are answered.
+        admission: says whose images are classified.
         check_ready: raises an `OverloadedError` while none can be.
         integrity: knows whether the version's files are damaged.
     """
 
     @app.post(
         "/predict",
-        summary="Classify pictures",
+        summary="Classify images",
         response_model=PredictionBody | list[PredictionBody],
         responses=_errors(
             _400="Not an image that can be decoded, or not a form.",
@@ -165,8 +165,8 @@ def add_rest(
             _415=f"Another type than {ACCEPTED}.",
             _422="Whole, but not what is asked for: no part `file`, an address.",
             _429="More requests a minute than this client may send.",
-            _503="Too much to do, or no version to answer with.",
-            _504="No answer in time.",
+            _503="Too much to do, or no version to serve.",
+            _504="No prediction in time.",
         ),
         openapi_extra=_BODY,
     )
@@ -180,13 +180,13 @@ def add_rest(
         else:
             uploads = read_uploads(body, content_type)
         if len(uploads) == 1:
-            answers = [await service.predict(uploads[0].data)]
+            results = [await service.predict(uploads[0].data)]
         else:
-            answers = await service.predict_all([upload.data for upload in uploads])
-        bodies = [_body(upload, answer) for upload, answer in zip(uploads, answers, strict=True)]
-        took = timings(answers)
+            results = await service.predict_all([upload.data for upload in uploads])
+        bodies = [_body(upload, result) for upload, result in zip(uploads, results, strict=True)]
+        took = timings(results)
         request.state.timings = f" {took}"
-        headers = {"X-Model-Version": answers[0].prediction.version, "Server-Timing": took}
+        headers = {"X-Model-Version": results[0].prediction.version, "Server-Timing": took}
         return reply(bodies[0] if len(bodies) == 1 else bodies, headers=headers)
 
     @app.get("/health", summary="Does the process live?", response_model=HealthBody)
@@ -195,9 +195,9 @@ def add_rest(
 
     @app.get(
         "/ready",
-        summary="Are pictures answered?",
+        summary="Are images classified?",
         response_model=ReadyBody,
-        responses=_errors(_503="No version to answer with, or the server is stopping."),
+        responses=_errors(_503="No version to serve, or the server is stopping."),
     )
     async def ready() -> Response:
         check_ready()
@@ -205,9 +205,9 @@ def add_rest(
 
     @app.get(
         "/version",
-        summary="Which version answers",
+        summary="Which version is served",
         response_model=VersionBody,
-        responses=_errors(_503="No version to answer with."),
+        responses=_errors(_503="No version to serve."),
     )
     async def version() -> Response:
         return reply({**describe(service), "damaged": integrity.damage or None})
@@ -223,7 +223,7 @@ def add_rest(
 
 
 def describe(service: Service) -> dict[str, Any]:
-    """The version that answers, and the champion that does not, if there is one."""
+    """The version that is served, and the champion that is not, if there is one."""
     serving = service.champion.serving
     refusal: Refusal | None = service.champion.refusal
     return {
@@ -237,16 +237,16 @@ def describe(service: Service) -> dict[str, Any]:
     }
 
 
-def timings(answers: list[Answer]) -> str:
+def timings(results: list[ServedPrediction]) -> str:
     """The slowest of each stage, in the form of a Server-Timing header: milliseconds."""
     stages = {
-        "decode": max(answer.decode_s for answer in answers),
-        "queue": max(answer.queue_s for answer in answers),
-        "model": max(answer.model_s for answer in answers),
+        "decode": max(result.decode_s for result in results),
+        "queue": max(result.queue_s for result in results),
+        "model": max(result.model_s for result in results),
     }
     return ", ".join(f"{name};dur={1000 * seconds:.2f}" for name, seconds in stages.items())
 
 
-def _body(upload: Upload, answer: Answer) -> dict[str, Any]:
-    note = {"note": answer.note} if answer.note else {}
-    return {"filename": upload.name, **answer.prediction.as_dict(), **note}
+def _body(upload: Upload, result: ServedPrediction) -> dict[str, Any]:
+    note = {"note": result.note} if result.note else {}
+    return {"filename": upload.name, **result.prediction.as_dict(), **note}

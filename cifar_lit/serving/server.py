@@ -27,7 +27,7 @@ def run(app: FastAPI, host: str, port: int, *, proxies: Sequence[str] = ()) -> N
     """Serves until SIGTERM or Ctrl-C: then takes nothing more, finishes what it took, and returns.
 
     Args:
-        app: what answers.
+        app: the application.
         host: address to listen on.
         port: to listen on.
         proxies: addresses that are believed when they tell who asked, and whether by HTTPS.

@@ -57,7 +57,7 @@ def read_uploads(body: bytes, content_type: str) -> list[Upload]:
         )
     for upload in uploads:
         if upload.data[:8].lower().startswith(_ADDRESSES):
-            raise ImageError("this is an address, expected the picture itself: nothing is fetched.", "invalid")
+            raise ImageError("this is an address, expected the image itself: nothing is fetched.", "invalid")
     return uploads
 
 
@@ -114,5 +114,5 @@ def _of_form(body: bytes, content_type: str) -> list[Upload]:
         raise ImageError(f"the form ends before its last boundary. {_ADVICE}", "malformed")
     if not uploads:
         found = f" (it has {', '.join(map(repr, others))})" if others else ""
-        raise ImageError(f"the form has no part {FIELD!r}{found}, expected at least one with a picture.", "invalid")
+        raise ImageError(f"the form has no part {FIELD!r}{found}, expected at least one with an image.", "invalid")
     return uploads

@@ -18,7 +18,7 @@ _log = logging.getLogger(__name__)
 
 
 def calibrate_all(registry: Registry, root: str | os.PathLike[str] | None = None) -> list[Version]:
-    """Gives each version without a temperature the one that fits its answers to its own validation images.
+    """Gives each version without a temperature the one that fits its predictions to its own validation images.
 
     A version whose images are not at hand is left as it is, with a warning.
 
@@ -47,8 +47,8 @@ def calibrate_all(registry: Registry, root: str | os.PathLike[str] | None = None
         evaluations = {split: evaluate(network, data) for split, data in sets.items()}
         temperature = fit_temperature(evaluations["val"])
         metrics = version.manifest.metrics | ece_metrics(evaluations, temperature)
-        picture = plots.calibration(evaluations["test"], temperature)
-        done.append(registry.amend(version.id, {CALIBRATION: picture}, temperature=temperature, metrics=metrics))
+        figure = plots.calibration(evaluations["test"], temperature)
+        done.append(registry.amend(version.id, {CALIBRATION: figure}, temperature=temperature, metrics=metrics))
     return done
 
 

@@ -1,5 +1,5 @@
 """Parsing of options that name a class: it has its own defaults, and a short name means ours where there is one.
-What can't be is answered in one line.
+What can't be is refused in one line.
 
 jsonargparse hands the arguments of a replaced class on to the class that replaces it wherever their names agree
 (mauvilsa/jsonargparse#460): `--model.optimizer torch.optim.SGD` over a config with Muon ran with Muon's weight decay.

@@ -14,7 +14,7 @@ from cifar_lit.training.best_checkpoint import BestCheckpoint, Mode
 
 class OneBar(TQDMProgressBar):
     """Lightning's bar without a second one for validation, with the training loss of the epoch so far and the learning
-    rate, and redrawn rarely, since a step takes milliseconds."""
+    rate, and updated rarely, since a step takes milliseconds."""
 
     def __init__(self) -> None:
         super().__init__(refresh_rate=20)

@@ -70,7 +70,7 @@ def finetune(
     source: Path | None = None,
     tell: Tell = tell_nobody,
 ) -> FineTuned:
-    """Trains `tuner`, made from the parent's network, compares the two, and publishes the result with the standing that
+    """Trains `tuner`, made from the parent's network, compares the two, and publishes the result with the status that
     the gate gives it.
 
     Args:
@@ -115,10 +115,10 @@ def finetune(
     data = _fingerprint(parent, datamodule)
 
     def decide(champion: Version | None) -> Decision:
-        if verdict.standing != "promoted" or champion is None or champion.id == parent.name:
+        if verdict.status != "promoted" or champion is None or champion.id == parent.name:
             return verdict
         decision = beside(champion, network, datamodule, data, gate, given, registry)
-        if decision.standing == "promoted":
+        if decision.status == "promoted":
             return Decision("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
         return Decision("candidate", f"{verdict.reason}; but beside champion {champion.id}: {decision.reason}")
 
@@ -140,7 +140,7 @@ def finetune(
     if source is not None:
         training["from_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
     tell("publishing", 0.0)
-    if verdict.standing != "rejected":
+    if verdict.status != "rejected":
         keep(datamodule, registry, keep_mib)
     published = publish(
         network,
@@ -190,7 +190,7 @@ def _forgetting_files(
     comparisons: forgetting_report.Comparisons, sets: dict[str, ImageSet], parent: str
 ) -> dict[str, bytes]:
     flipped = forgetting_report.flipped_png(
-        comparisons, {name: each.images for name, each in sets.items()}, f"Answers that flipped since {parent}"
+        comparisons, {name: each.images for name, each in sets.items()}, f"Predictions that flipped since {parent}"
     )
     return {
         "report/forgetting.txt": forgetting_report.text(comparisons).encode(),
@@ -227,14 +227,14 @@ def _given(
     versions: list[Version],
     device: torch.device,
 ) -> Given:
-    """What the gate is told besides answers."""
+    """What the gate is told besides predictions."""
     given = Given(datamodule.num_given, datamodule.corrections, datamodule.known)
     old = datamodule.old_val
     if old is None:
         return given
     chosen = references(versions, datamodule.fingerprint()) if reference is None else [reference]
-    answers = {each.id: evaluate(load_network(each, device), old) for each in chosen if each.id != parent.name}
-    return replace(given, line=answers, generation=max(1, len(versions)))
+    predictions = {each.id: evaluate(load_network(each, device), old) for each in chosen if each.id != parent.name}
+    return replace(given, line=predictions, generation=max(1, len(versions)))
 
 
 def _fingerprint(parent: Model, datamodule: FinetuneDataModule) -> dict[str, Any]:

@@ -124,8 +124,8 @@ class FitCLI(LightningCLI):
         if not isinstance(asked, bool) or "LOCAL_RANK" in os.environ:  # further processes have their first one's
             super()._set_seed()
             return
-        drawn = pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=asked)
-        self.config.fit.seed_everything = asked and drawn
+        seed = pl.seed_everything(random.SystemRandom().randrange(2**32), workers=True, verbose=asked)
+        self.config.fit.seed_everything = asked and seed
 
     def _parse_ckpt_path(self) -> None:
         """Resuming goes by the options that are given; Lightning would silently replace them by the checkpoint's."""
@@ -310,7 +310,7 @@ class FitCLI(LightningCLI):
     def _tell(self, published: Published) -> None:
         version, test = published.version, published.evaluations["test"]
         print(f"\n{report.classification_report(test)}")
-        print(f"{version.id} is {version.manifest.standing}: {published.decision.reason}.")
+        print(f"{version.id} is {version.manifest.status}: {published.decision.reason}.")
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
         served = at_temperature(test, version.manifest.temperature)

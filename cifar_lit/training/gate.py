@@ -28,7 +28,7 @@ class Evidence:
         earlier: both on what was held out of the increments that the parent's line learned before; none if none was.
         line: by id, earlier versions of the parent's line and the child on old validation images.
         generation: how many fine-tunings the line has, this one included: all were judged by the same images.
-        corrections: a person who saw the parent's answers gave the labels.
+        corrections: a person who saw the parent's predictions gave the labels.
         known: why no new image is new, in words; empty if some are.
     """
 
@@ -103,7 +103,7 @@ class Gate:
         max_line_drop: largest loss against the first and the best version of the parent's line, in points: the budget
             of all fine-tunings of a line together. Each of them chose by the same images, so the chance of error that
             `confidence` leaves is divided by their number (Bonferroni).
-        confidence: how sure it must be that the loss is no larger, and how sure that new images are not answered worse
+        confidence: how sure it must be that the loss is no larger, and how sure that new images are not predicted worse
             before that counts against it. 0.5 goes by the figures alone.
         max_label_rank: mean place of the given labels in the parent's order of classes up to which they count as
             plausible. Beyond it, learning them must improve accuracy on the held-out ones, corrections or not.
@@ -143,7 +143,7 @@ class Gate:
             return Verdict(
                 "rejected",
                 f"the labels look wrong: on average the parent has {evidence.label_rank:.1f} other classes before the "
-                f"given one (4.5 if labels were drawn by lot), and learning them did not improve accuracy on held-out "
+                f"given one (4.5 if labels were random), and learning them did not improve accuracy on held-out "
                 f"ones beyond chance{f' ({_change(new)})' if new is not None else ''}",
                 "labels",
             )
@@ -195,8 +195,8 @@ class Gate:
         if evidence.new is not None and evidence.rise_p_value <= self.rise_p_value:
             return None
         if evidence.corrections:
-            said = f"of {evidence.num_usable:,} corrections the parent answers {wrong:,} wrong"
-            return Verdict("candidate", f"{said}, and of these the child answers {gained:,} right", "no gain")
+            said = f"of {evidence.num_usable:,} corrections the parent gets {wrong:,} wrong"
+            return Verdict("candidate", f"{said}, and of these the child gets {gained:,} right", "no gain")
         if evidence.known:
             return Verdict("candidate", evidence.known, "known")
         if evidence.new is None:

@@ -1,4 +1,4 @@
-"""What the command line answers: which classes an option takes, and one line for what it can't take."""
+"""What the command line says: which classes an option takes, and one line for what it can't take."""
 
 import difflib
 import inspect

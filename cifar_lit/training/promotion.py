@@ -8,7 +8,7 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import ImageSet, stratified_split
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.models.networks import Network
-from cifar_lit.registry.manifest import Standing
+from cifar_lit.registry.manifest import Status
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 
@@ -17,7 +17,7 @@ from cifar_lit.registry.weights import load_network
 class Decision:
     """What a new version is to be, and why."""
 
-    standing: Standing
+    status: Status
     reason: str
 
 

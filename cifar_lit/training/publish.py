@@ -49,8 +49,8 @@ def publish(
     parent: str | None = None,
     extra_files: Mapping[str, bytes] | None = None,
 ) -> Published:
-    """Makes a network a version, with the standing that `decide` gives it and the temperature that fits its answers to
-    the validation images ("val"); without such images it keeps the one that it has.
+    """Makes a network a version, with the status that `decide` gives it and the temperature that fits its predictions
+    to the validation images ("val"); without such images it keeps the one that it has.
 
     Args:
         network: holds the weights to keep; gets the temperature.
@@ -92,12 +92,12 @@ def publish(
     except onnx_model.ExportError as error:
         decide = _can_not_be_served(error)
     champion, decision = _compare(registry, decide)
-    if decision.standing != "promoted":
-        # One step: it is never seen with another standing than the one it was given.
-        version = registry.publish(files, about, standing=decision.standing, reason=decision.reason)
+    if decision.status != "promoted":
+        # One step: it is never seen with another status than the one it was given.
+        version = registry.publish(files, about, status=decision.status, reason=decision.reason)
         return Published(version, decision, evaluations)
     version = registry.publish(files, about)
-    while decision.standing == "promoted":
+    while decision.status == "promoted":
         try:
             load_network(version)  # nothing is served that can't be loaded again
             version = registry.promote(version.id, decision.reason, instead_of=champion.id if champion else None)
@@ -106,7 +106,7 @@ def publish(
             champion, decision = _compare(registry, decide)
         except VersionDamagedError as error:
             decision = Decision("candidate", f"it can't be loaded again ({error})")
-    enter = registry.reject if decision.standing == "rejected" else registry.keep_as_candidate
+    enter = registry.reject if decision.status == "rejected" else registry.keep_as_candidate
     return Published(enter(version.id, decision.reason), decision, evaluations)
 
 

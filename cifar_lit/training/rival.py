@@ -1,4 +1,4 @@
-"""A fine-tuned network beside a champion that is not its parent: both answer images that neither has learned."""
+"""A fine-tuned network beside a champion that is not its parent: both classify images that neither has learned."""
 
 from collections.abc import Mapping
 from dataclasses import replace

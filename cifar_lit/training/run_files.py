@@ -38,7 +38,7 @@ def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def finish_run(folder: Path, loggers: Sequence[Logger], version: Version, samples: bytes, step: int) -> None:
-    """Puts sample images into the run's folder, and the version's test metrics and pictures into its loggers.
+    """Puts sample images into the run's folder, and the version's test metrics and figures into its loggers.
 
     Args:
         folder: of the run.
@@ -49,19 +49,19 @@ def finish_run(folder: Path, loggers: Sequence[Logger], version: Version, sample
     """
     (folder / "samples.png").write_bytes(samples)
     metrics = {name: value for name, value in version.manifest.metrics.items() if name.startswith("test/")}
-    pictures = {"samples": samples, "calibration": version.read(CALIBRATION)}
-    pictures["confusion_matrix"] = version.read("report/confusion_matrix.png")
+    figures = {"samples": samples, "calibration": version.read(CALIBRATION)}
+    figures["confusion_matrix"] = version.read("report/confusion_matrix.png")
     for logger in loggers:
         logger.log_metrics(metrics, step=step)
-        for name, data in pictures.items():
-            _log_picture(logger, name, Image.open(io.BytesIO(data)).convert("RGB"), step)
+        for name, data in figures.items():
+            _log_figure(logger, name, Image.open(io.BytesIO(data)).convert("RGB"), step)
         logger.save()
 
 
-def _log_picture(logger: Logger, name: str, picture: Image.Image, step: int) -> None:
+def _log_figure(logger: Logger, name: str, figure: Image.Image, step: int) -> None:
     if isinstance(logger, TensorBoardLogger):
-        logger.experiment.add_image(name, np.asarray(picture), global_step=step, dataformats="HWC")
+        logger.experiment.add_image(name, np.asarray(figure), global_step=step, dataformats="HWC")
     elif isinstance(logger, MLFlowLogger):
-        logger.experiment.log_image(logger.run_id, picture, f"{name}.png")
+        logger.experiment.log_image(logger.run_id, figure, f"{name}.png")
     elif hasattr(logger, "log_image"):  # Weights & Biases, and others after its pattern
-        logger.log_image(key=name, images=[picture], step=step)
+        logger.log_image(key=name, images=[figure], step=step)

@@ -47,7 +47,7 @@ class StepGraph(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuses what a recorded step would leave out."""
-        for name, is_right, mend in (
+        for name, is_right, fix in (
             ("accumulate_grad_batches", trainer.accumulate_grad_batches == 1, "1"),
             ("gradient_clip_val", trainer.gradient_clip_val is None, "null"),
             ("precision", not str(trainer.precision).startswith("16-mixed"), "bf16-mixed"),
@@ -56,7 +56,7 @@ class StepGraph(Callback):
             if not is_right:
                 raise SettingError(
                     f"compile is 'step-graph', which records a step without trainer.{name}. Set --trainer.{name} "
-                    f"{mend}, or use --compile reduce-overhead."
+                    f"{fix}, or use --compile reduce-overhead."
                 )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

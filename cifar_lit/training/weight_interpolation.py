@@ -17,13 +17,13 @@ from cifar_lit.training.gate import Evidence, Gate, Verdict
 
 @dataclass(frozen=True)
 class Given:
-    """What the gate is told besides answers.
+    """What the gate is told besides predictions.
 
     Attributes:
         num_given: new images as they came.
-        corrections: a person who saw the parent's answers gave the labels.
+        corrections: a person who saw the parent's predictions gave the labels.
         known: why no new image is new, in words; empty if some are.
-        line: answers of earlier versions of the parent's line to the old validation images, by id.
+        line: predictions of earlier versions of the parent's line to the old validation images, by id.
         generation: how many fine-tunings the parent's line has, with this one.
     """
 
@@ -97,7 +97,7 @@ class WeightInterpolation:
             given: what else the gate is told.
 
         Raises:
-            SettingError: the child's answers are not finite.
+            SettingError: the child's outputs are not finite.
         """
         before = {name: evaluate(parent, data) for name, data in sets.items()}
         first = None
@@ -106,7 +106,7 @@ class WeightInterpolation:
             after = {name: evaluate(network, data) for name, data in sets.items()}
             comparisons = compare(before, after)
             judged = Judged(network, share, comparisons, gate.judge(given.evidence(comparisons)))
-            if judged.verdict.standing == "promoted":
+            if judged.verdict.status == "promoted":
                 return judged
             first = first or judged
             if not judged.verdict.costly:
@@ -119,14 +119,14 @@ class WeightInterpolation:
 
 
 def compare(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> dict[str, Comparison]:
-    """Two networks' answers to the same sets of images.
+    """Two networks' predictions for the same sets of images.
 
     Raises:
         SettingError: the second one's are not finite.
     """
     if not all(math.isfinite(each.metrics["loss"]) for each in after.values()):
         raise SettingError(
-            "The training diverged: its answers are not finite, so no version was made. Lower the learning rate "
+            "The training diverged: its outputs are not finite, so no version was made. Lower the learning rate "
             "(--model.optimizer.lr)."
         )
     return {name: Comparison(before[name], after[name]) for name in after}

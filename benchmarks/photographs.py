@@ -1,12 +1,12 @@
-"""A phone's photograph through the server: time an answer, and memory, beside an earlier commit and a plain handler.
+"""A phone's photograph through the server: time and memory, beside an earlier commit and a plain handler.
 
-    python benchmarks/pictures.py [--before e14267a] [--repeats 7]
+    python benchmarks/photographs.py [--before e14267a] [--repeats 7]
 
 JPEGs of 12, 24 and 50 megapixels (docs/cat.jpg enlarged, with noise, quality 90) are posted one after the other,
 to three servers in turn.
 Before: the server of that commit, from a git worktree, with its limits on bytes and pixels lifted. Plain: a FastAPI
 handler with `PIL.Image.open(...).convert("RGB").resize(...)`, and the network as a PyTorch module. Memory: by how much
-the peak resident sizes of all processes of a server exceed what they had before the first of these pictures.
+the peak resident sizes of all processes of a server exceed what they had before the first of these images.
 Ends with one JSON line, and keeps it in benchmarks/results/.
 """
 
@@ -119,12 +119,12 @@ def memory(server: int, field: str) -> dict[int, float]:
 
 
 def post(port: int, data: bytes) -> float:
-    """Seconds until the answer."""
+    """Seconds until the response."""
     headers = {"Content-Type": "image/jpeg"}
     request = urllib.request.Request(f"http://127.0.0.1:{port}/predict", data=data, headers=headers)
     start = time.perf_counter()
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        assert "prediction" in json.load(answer)
+    with urllib.request.urlopen(request, timeout=60) as response:
+        assert "prediction" in json.load(response)
     return time.perf_counter() - start
 
 
@@ -159,7 +159,7 @@ def measure(trees: dict[str, tuple[str, Path]], photographs: dict[str, bytes], r
                     "ms_max": round(1000 * max(times[name]), 1),
                     "memory_mib": round(sum(peaks[pid] - idle[name].get(pid, 0) for pid in peaks), 1),
                 }
-                print(json.dumps({"server": name, "picture": size, **found[name][size]}), flush=True)
+                print(json.dumps({"server": name, "image": size, **found[name][size]}), flush=True)
     return found
 
 
@@ -191,7 +191,7 @@ def main() -> None:
         "hardware": f"{os.cpu_count()} cores",
         "date": time.strftime("%Y-%m-%d"),
     }
-    (ROOT / "benchmarks" / "results" / "pictures.json").write_text(json.dumps(result, indent=2) + "\n")
+    (ROOT / "benchmarks" / "results" / "photographs.json").write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps(result))
 
 
