@@ -279,11 +279,11 @@ def test_labelled_pictures_are_kept_and_the_bad_ones_named(signed_in: Visitor, f
     assert "There is no correction" in signed_in.send("teach-start", "click")["teach-start-outcome"]
 
 
-def test_an_increment_is_checked_before_it_can_be_learned(teacher: Visitor, folder: Path, tmp_path: Path) -> None:
-    assert "Upload an increment first" in teacher.send("teach-start-file", "click")["teach-start-outcome"]
-    told = teacher.send("teach-increment", "change", teacher.upload("bad.npz", b"PK\x03\x04rubbish"))["teach-audit"]
+def test_an_increment_is_checked_before_it_can_be_learned(signed_in: Visitor, folder: Path, tmp_path: Path) -> None:
+    assert "Upload an increment first" in signed_in.send("teach-start-file", "click")["teach-start-outcome"]
+    told = signed_in.send("teach-increment", "change", signed_in.upload("bad.npz", b"PK\x03\x04rubbish"))["teach-audit"]
     assert "bad.npz can't be learned from: a zip&#39;s end record is missing: it is cut off" in told
-    assert teacher.look()["teach-start-file"]["interactive"] is False
+    assert signed_in.look()["teach-start-file"]["interactive"] is False
     data = MORE.subset(torch.arange(700, 730))
     data.labels[:3] = (data.labels[:3] + 1) % 10
     increment.write(tmp_path / "new.npz", data)
