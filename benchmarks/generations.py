@@ -11,7 +11,7 @@ then on the 5,000 test images as they are, and on 2,500 of them changed to each 
 - e14267a: the same with the code of that commit, before versions remembered increments;
 - replay: Avalanche's ReplayPlugin with an experience-balanced buffer, in our own words: 2,000 images divided evenly
   between the training set and the increments so far; each step sees 64 new and 64 buffered images; SGD, learning rate
-  0.01, momentum 0.9, six times as many new images as in the increment, as ours. Whatever comes out is served.
+  0.01, momentum 0.9, twelve times as many new images as in the increment, as ours. Whatever comes out is served.
 
 Goes on where it was stopped. Ends with one JSON line, and keeps the raw output in benchmarks/results/.
 """
@@ -56,7 +56,7 @@ RESULT = HERE / "results" / "generations.json"
 NUM_STEPS, NUM_MEASURED = 10, 2_500
 BEFORE = "e14267a"
 SYSTEMS = ("ours", "replay", BEFORE)
-BUFFER, HALF_BATCH, NUM_IMAGES = 2_000, 64, 6 * 400
+BUFFER, HALF_BATCH, NUM_IMAGES = 2_000, 64, 12 * 400
 
 Row = dict[str, Any]
 

@@ -43,13 +43,13 @@ _LISTS = ("--data.increments", "--data.old_increments")
 _DEFAULTS: dict[str, Any] = {
     "model.optimizer": {
         "class_path": "cifar_lit.models.optimizers.Muon",
-        "init_args": {"lr": 0.0005, "weight_decay": 0.2},
+        "init_args": {"lr": 0.0015, "weight_decay": 0.2},
     },
     "model.lr_scheduler": {
         "class_path": "cifar_lit.models.schedules.OneCycle",
-        "init_args": {"warmup": 0.05, "end": 1.0},
+        "init_args": {"warmup": 0.05, "end": 0.0},
     },
-    "trainer.max_epochs": 6,
+    "trainer.max_epochs": 12,
     "trainer.devices": 1,
     "trainer.logger": False,
     "trainer.enable_model_summary": False,

@@ -92,7 +92,7 @@ class AverageWeights(WeightAveraging):
         start: share of the training after which averaging begins.
     """
 
-    def __init__(self, start: float = 0.25) -> None:
+    def __init__(self, start: float = 0.9) -> None:
         if not 0 <= start < 1:
             raise SettingError(f"start is {start}, expected 0 <= start < 1.")
         super().__init__(use_buffers=True, avg_fn=_mean)

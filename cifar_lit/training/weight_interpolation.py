@@ -14,6 +14,9 @@ from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.models.networks import Network
 from cifar_lit.training.gate import Evidence, Gate, Verdict
 
+EVIDENCE = ("old", "new", "earlier", "learned")
+"""Names of the images that the gate decides by."""
+
 
 @dataclass(frozen=True)
 class Given:
@@ -78,7 +81,7 @@ class WeightInterpolation:
         shares: of the child, tried in this order until one passes. [1.0] takes the child as it is.
     """
 
-    shares: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2)
+    shares: tuple[float, ...] = (1.0, 0.8, 0.6, 0.4, 0.2, 0.1)
 
     def __post_init__(self) -> None:
         if not self.shares or not all(0 < share <= 1 for share in self.shares):
@@ -92,19 +95,28 @@ class WeightInterpolation:
         Args:
             parent: on the child's device.
             child: what training made of it.
-            sets: images by name; "old", "new", "earlier" and "learned" are the gate's evidence.
+            sets: images by name; "old", "new", "earlier" and "learned" are the gate's evidence; the others are
+                answered by the chosen network alone.
             gate: decides.
             given: what else the gate is told.
 
         Raises:
             SettingError: the child's outputs are not finite.
         """
-        before = {name: evaluate(parent, data) for name, data in sets.items()}
+        evidence = {name: data for name, data in sets.items() if name in EVIDENCE}
+        chosen = self._choose(parent, child, evidence, gate, given)
+        others = {name: data for name, data in sets.items() if name not in EVIDENCE}
+        compared = compare(_answers(parent, others), _answers(chosen.network, others))
+        return replace(chosen, comparisons={**chosen.comparisons, **compared})
+
+    def _choose(
+        self, parent: Network, child: Network, evidence: Mapping[str, ImageSet], gate: Gate, given: Given
+    ) -> Judged:
+        before = _answers(parent, evidence)
         first = None
         for share in self.shares:
             network = mix(parent, child, share)
-            after = {name: evaluate(network, data) for name, data in sets.items()}
-            comparisons = compare(before, after)
+            comparisons = compare(before, _answers(network, evidence))
             judged = Judged(network, share, comparisons, gate.judge(given.evidence(comparisons)))
             if judged.verdict.status == "promoted":
                 return judged
@@ -116,6 +128,10 @@ class WeightInterpolation:
             reason = f"{first.verdict.reason}; no interpolation with its parent passes either"
             return replace(first, verdict=replace(first.verdict, reason=reason))
         return first
+
+
+def _answers(network: Network, sets: Mapping[str, ImageSet]) -> dict[str, Evaluation]:
+    return {name: evaluate(network, data) for name, data in sets.items()}
 
 
 def compare(before: Mapping[str, Evaluation], after: Mapping[str, Evaluation]) -> dict[str, Comparison]:
