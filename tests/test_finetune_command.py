@@ -215,7 +215,12 @@ def test_what_was_learned_before_or_is_in_the_training_set_is_no_reason_to_promo
         (["--from", "v0002"], NOT_PROMOTED, "candidate", "Give more images. `cifar-lit versions promote v0003`"),
         (["--from", "v0002", "--any-status"], 0, "candidate", "`cifar-lit versions promote v0003`"),
         (["--gate.max_drop", "0", "--from", "v0002"], NOT_PROMOTED, "rejected", "Give fewer new images"),
-        (["--gate.max_label_rank", "0"], NOT_PROMOTED, "rejected", "`cifar-lit increment check a.npz --report audit`"),
+        (
+            ["--gate.max_label_rank", "0", "--model.optimizer.lr", "0.0001"],
+            NOT_PROMOTED,
+            "rejected",
+            "`cifar-lit increment check a.npz --report audit`",
+        ),
     ],
 )
 def test_the_exit_status_tells_whether_it_was_promoted_and_the_last_line_what_to_do(
