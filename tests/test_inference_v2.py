@@ -14,16 +14,15 @@ from numpy.typing import NDArray
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import InputError
+from cifar_lit.serving.inference_models import MAX_ITEMS
+from cifar_lit.serving.inference_tensors import HEADER_LENGTH
 from cifar_lit.serving.inference_v2 import (
-    HEADER_LENGTH,
-    MAX_ITEMS,
     InferRequest,
     OutputWish,
     model_metadata,
     parse,
     parse_header_length,
     render,
-    server_metadata,
 )
 
 OUTPUTS = ("probabilities", "prediction", "confidence")
@@ -201,7 +200,7 @@ def test_image_files_of_kserve() -> None:
     [
         (CAPTURED_CLASSIFICATION, PIXELS.tobytes(), "'classification' is not offered"),
         (CAPTURED_BOTH, PIXELS.tobytes() + bytes(31), "2 inputs, expected one: either 'image' or 'pixels'"),
-        (CAPTURED_SHARED_MEMORY, b"", "input 'pixels': shared memory is not offered"),
+        (CAPTURED_SHARED_MEMORY, b"", "request.inputs.0.parameters: shared memory is not offered"),
         (CAPTURED_NO_DATA, b"", "neither of 'data' and the parameter 'binary_data_size'"),
     ],
 )
@@ -336,8 +335,8 @@ HOSTILE: list[tuple[str, tuple[bytes, int | None], str, str]] = [
     ("not UTF-8", (b'{"id":"\xff"}', None), "malformed", "no valid JSON"),
     ("UTF-16", (as_json(image()).decode().encode("utf-16"), None), "malformed", "no valid JSON"),
     ("lone surrogate", (as_json(image(), id="\ud800"), None), "malformed", "no valid JSON"),
-    ("a list", (b"[]", None), "invalid", "no object"),
-    ("null", (b"null", None), "invalid", "no object"),
+    ("a list", (b"[]", None), "invalid", r"request is \[\]: Input should be an object"),
+    ("null", (b"null", None), "invalid", "request is null: Input should be an object"),
     ("empty object", (b"{}", None), "invalid", "0 inputs"),
     ("NaN", (as_json(tensor(data=[math.nan] * 6144)), None), "malformed", "no valid JSON"),
     ("Infinity", (as_json(image(), x=math.inf), None), "malformed", "no valid JSON"),
@@ -356,42 +355,57 @@ HOSTILE: list[tuple[str, tuple[bytes, int | None], str, str]] = [
     ("header too short", (as_json(image()), 20), "malformed", "no valid JSON"),
     ("bytes after JSON", (as_json(image()) + b"xyz", len(as_json(image()))), "malformed", "3 bytes follow the JSON"),
     # members of the wrong kind
-    ("id number", (as_json(image(), id=7), None), "invalid", "'id' is 7, expected a string"),
-    ("id long", (as_json(image(), id="i" * 257), None), "invalid", "257 characters, at most 256"),
-    ("inputs object", (b'{"inputs":{}}', None), "invalid", "'inputs' is an object, expected a list"),
-    ("inputs of numbers", (b'{"inputs":[1]}', None), "invalid", "an object for each tensor"),
+    ("id number", (as_json(image(), id=7), None), "invalid", "request.id is 7: Input should be a valid string"),
+    ("id long", (as_json(image(), id="i" * 257), None), "invalid", "String should have at most 256 characters"),
+    ("inputs object", (b'{"inputs":{}}', None), "invalid", "request.inputs is an object: Input should be a valid list"),
+    ("inputs of numbers", (b'{"inputs":[1]}', None), "invalid", "request.inputs.0 is 1: Input should be an object"),
     (
         "parameters list",
         (as_json(image(), parameters=[]), None),
         "invalid",
-        r"'parameters' is \[\], expected an object",
+        r"request.parameters is \[\]: Input should be an object",
     ),
     (
         "wish number",
         (as_json(image(), parameters={"binary_data_output": 1}), None),
         "invalid",
-        "expected true or false",
+        "binary_data_output is 1: Input should be a valid boolean",
     ),
-    ("data string", (as_json(image(data="dHdv")), None), "invalid", "'data' is 'dHdv', expected a list"),
-    ("long value", (as_json(image(data="dHdv" * 90_000)), None), "invalid", r"dHdv'\.\.\., expected a list"),
+    (
+        "data string",
+        (as_json(image(data="dHdv")), None),
+        "invalid",
+        "inputs.0.data is 'dHdv': Input should be an instance of list",
+    ),
+    (
+        "long value",
+        (as_json(image(data="dHdv" * 90_000)), None),
+        "invalid",
+        r"dHdv'\.\.\.: Input should be an instance of list",
+    ),
     # names
-    ("no name", (as_json(image(name=None)), None), "invalid", "an input null, expected 'image' or 'pixels'"),
-    ("unknown name", (as_json(image(name="Image")), None), "invalid", "an input 'Image', expected 'image' or 'pixels'"),
+    ("no name", (as_json(image(name=None)), None), "invalid", "request.inputs.0.name is absent: Field required"),
+    (
+        "unknown name",
+        (as_json(image(name="Image")), None),
+        "invalid",
+        "request.inputs.0.name is 'Image': Input should be 'image' or 'pixels'",
+    ),
     ("odd name", (as_json(image(name="\u202e\n\u00e9")), None), "invalid", r"'\\u202e\\n\\xe9'"),
-    ("twice", (as_json(image(), image()), None), "invalid", "'image' twice"),
+    ("twice", (as_json(image(), image()), None), "invalid", "2 inputs, expected one"),
     ("both", (as_json(image(), tensor()), None), "invalid", "2 inputs, expected one"),
     (
         "unknown output",
         (as_json(image(), outputs=[{"name": "logits"}]), None),
         "invalid",
-        "no output 'logits', .* confid",
+        "outputs.0.name is 'logits': .* 'confidence'",
     ),
     ("output twice", (as_json(image(), outputs=[{"name": "confidence"}] * 2), None), "invalid", "'confidence' twice"),
     (
         "output in shared memory",
         (as_json(image(), outputs=[{"name": "confidence", "parameters": {"shared_memory_region": "r"}}]), None),
         "invalid",
-        "output 'confidence': shared memory is not offered",
+        "request.outputs.0.parameters: shared memory is not offered",
     ),
     # datatypes and shapes
     (
@@ -400,24 +414,24 @@ HOSTILE: list[tuple[str, tuple[bytes, int | None], str, str]] = [
         "invalid",
         "'pixels' with datatype 'FP32' .* expected UINT8 and",
     ),
-    ("no datatype", (as_json(tensor(datatype=None)), None), "invalid", "datatype null"),
-    ("datatype list", (as_json(tensor(datatype=[[]])), None), "invalid", "datatype a list of 1"),
-    ("no shape", (as_json(tensor(shape=None)), None), "invalid", "shape null"),
+    ("no datatype", (as_json(tensor(datatype=None)), None), "invalid", "inputs.0.datatype is absent"),
+    ("datatype list", (as_json(tensor(datatype=[[]])), None), "invalid", "datatype is a list of 1"),
+    ("no shape", (as_json(tensor(shape=None)), None), "invalid", "inputs.0.shape is absent"),
     ("shape empty", (as_json(image(shape=[])), None), "invalid", r"shape \[\]: expected BYTES and \[n\] or \[n, 1\]"),
-    ("shape number", (as_json(image(shape=1)), None), "invalid", "shape 1"),
+    ("shape number", (as_json(image(shape=1)), None), "invalid", "shape is 1: Input should be a valid list"),
     ("one image", (as_json(tensor(shape=[32, 32, 3])), None), "invalid", r"\[32, 32, 3\]: .* \[n, 32, 32, 3\]"),
     ("channels first", (as_json(tensor(shape=[2, 3, 32, 32])), None), "invalid", r"height, width, channels \(RGB\)"),
     ("flat shape", (as_json(tensor(shape=[6144])), None), "invalid", r"\[6144\]"),
     ("column of two", (as_json(image(shape=[1, 2])), None), "invalid", r"shape \[1, 2\]"),
-    ("shape true", (as_json(image(shape=[True])), None), "invalid", r"shape \[true\]"),
-    ("shape 1.0", (as_json(image(shape=[1.0])), None), "invalid", r"shape \[1.0\]"),
+    ("shape true", (as_json(image(shape=[True])), None), "invalid", "shape.0 is true"),
+    ("shape 1.0", (as_json(image(shape=[1.0])), None), "invalid", "shape.0 is 1.0"),
     ("shape 0", (as_json(image(shape=[0], data=[])), None), "invalid", "n from 1 to 64"),
     ("shape -1", (as_json(image(shape=[-1])), None), "invalid", r"shape \[-1\]"),
     ("shape long", (as_json(image(shape=[1] * 9000)), None), "invalid", "shape a list of 9,000"),
-    ("shape nested", (as_json(image(shape=[[1]])), None), "invalid", "shape a list of 1"),
+    ("shape nested", (as_json(image(shape=[[1]])), None), "invalid", r"shape.0 is \[1\]"),
     ("65 images", (as_json(tensor(shape=[65, 32, 32, 3])), None), "too_large", "at most 64 images"),
     ("2**63 - 1", (as_json(tensor(shape=[2**63 - 1, 32, 32, 3])), None), "too_large", "at most 64 images"),
-    ("2**64", (as_json(tensor(shape=[2**64, 32, 32, 3])), None), "invalid", "expected UINT8"),
+    ("2**64", (as_json(tensor(shape=[2**64, 32, 32, 3])), None), "invalid", "should be a valid integer"),
     ("product 0 mod 2**64", (as_json(tensor(shape=[2**32, 2**32, 32, 3])), None), "invalid", "expected UINT8"),
     # data that is not what the shape says
     ("data missing", (as_json(tensor(data=None)), None), "invalid", "neither of 'data'"),
@@ -461,7 +475,12 @@ HOSTILE: list[tuple[str, tuple[bytes, int | None], str, str]] = [
     ("size too small", as_binary(tensor(), PIXELS.tobytes(), 6143), "malformed", "6,143 and 6,144 bytes follow"),
     ("size too large", as_binary(tensor(), PIXELS.tobytes(), 10**18), "malformed", "6,144 bytes follow"),
     ("size negative", as_binary(tensor(), PIXELS.tobytes(), -1), "malformed", "-1 and 6,144"),
-    ("size true", as_binary(image(), b"x", True), "invalid", "'binary_data_size' is true, expected an integer"),
+    (
+        "size true",
+        as_binary(image(), b"x", True),
+        "invalid",
+        "binary_data_size is true: Input should be a valid integer",
+    ),
     ("no header", (as_binary(tensor(), b"", 6144)[0], None), "malformed", "0 bytes follow"),
     ("pixels truncated", as_binary(tensor(), PIXELS.tobytes()[:-1]), "malformed", "6,143 values"),
     ("pixels of another shape", as_binary(tensor(shape=[3, 32, 32, 3]), PIXELS.tobytes()), "malformed", "makes 9,216"),
@@ -599,7 +618,7 @@ def test_damaged_requests_are_refused_or_answered() -> None:
 
 
 def test_model_metadata_describes_what_requests_and_answers_hold() -> None:
-    metadata = json.loads(json.dumps(model_metadata("v0007", CLASS_NAMES)))
+    metadata = model_metadata("v0007", CLASS_NAMES).model_dump(mode="json")
     assert (metadata["name"], metadata["versions"], metadata["platform"]) == ("cifar10", ["v0007"], "onnxruntime_onnx")
     assert [(each["name"], each["datatype"], each["shape"]) for each in metadata["inputs"]] == [
         ("image", "BYTES", [-1]),
@@ -612,15 +631,10 @@ def test_model_metadata_describes_what_requests_and_answers_hold() -> None:
     assert metadata["parameters"]["class_names"].split(",") == list(CLASS_NAMES)
 
 
-def test_server_metadata_names_the_extension() -> None:
-    metadata = server_metadata("0.1.0")
-    assert (metadata["version"], metadata["extensions"]) == ("0.1.0", ["binary_tensor_data"])
-
-
 def test_the_outputs_have_as_many_probabilities_as_there_are_classes() -> None:
     names = ["apple", "pear", "plum"]
-    announced = model_metadata("v0007", names)["outputs"][0]
-    assert (announced["name"], announced["shape"]) == ("probabilities", [-1, 3])
+    announced = model_metadata("v0007", names).outputs[0]
+    assert (announced.name, announced.shape) == ("probabilities", [-1, 3])
     request = parse(as_json(image()), None)
     body, _ = render(request, version="v0007", class_names=names, probabilities=np.array([[0.1, 0.7, 0.2]]))
     outputs = {each["name"]: each for each in json.loads(body)["outputs"]}

@@ -31,7 +31,7 @@ from cifar_lit.inference.service import Limits
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.weights import load_network
 from cifar_lit.serving.app import Options, create_app
-from cifar_lit.serving.inference_routes import InferenceResponse
+from cifar_lit.serving.inference_models import InferenceResponse
 from cifar_lit.serving.rest import MAX_FORM_BYTES
 
 ROOT = Path(__file__).parent.parent

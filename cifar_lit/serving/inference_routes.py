@@ -5,16 +5,23 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from fastapi import FastAPI, Request
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import Response
 
 from cifar_lit.errors import InputError, VersionNotFoundError
 from cifar_lit.inference.service import Service
 from cifar_lit.serving import inference_v2
 from cifar_lit.serving.admission import Admission
+from cifar_lit.serving.inference_models import (
+    MODEL_NAME,
+    InferenceResponse,
+    ModelMetadata,
+    ModelReady,
+    ServerLive,
+    ServerMetadata,
+    ServerReady,
+)
 from cifar_lit.serving.inference_tensors import HEADER_LENGTH
-from cifar_lit.serving.replies import reply
 from cifar_lit.serving.rest import timings
 
 PREFIX = "/v2"
@@ -51,76 +58,6 @@ _BODY = {
 }
 
 
-class ServerMetadata(BaseModel):
-    """What this server is."""
-
-    name: str = Field(examples=["cifar_lit"])
-    version: str = Field(description="Of the code.", examples=["1.0"])
-    extensions: list[str] = Field(examples=[["binary_tensor_data"]])
-
-
-class ServerLive(BaseModel):
-    """The process lives."""
-
-    live: bool = Field(examples=[True])
-
-
-class ServerReady(BaseModel):
-    """Images are classified."""
-
-    ready: bool = Field(examples=[True])
-
-
-class ModelReady(BaseModel):
-    """The model is served."""
-
-    name: str = Field(examples=[inference_v2.MODEL_NAME])
-    ready: bool = Field(examples=[True])
-
-
-class TensorMetadata(BaseModel):
-    """An input or an output."""
-
-    name: str = Field(examples=["image"])
-    datatype: str = Field(examples=["BYTES"])
-    shape: list[int] = Field(description="-1 is the number of images.", examples=[[-1]])
-    parameters: dict[str, str] = Field(examples=[{"description": "image files (JPEG, PNG, WebP and others)"}])
-
-
-class ModelMetadata(BaseModel):
-    """What the model takes and gives."""
-
-    name: str = Field(examples=[inference_v2.MODEL_NAME])
-    versions: list[str] = Field(examples=[["v0001"]])
-    platform: str = Field(examples=[inference_v2.PLATFORM])
-    inputs: list[TensorMetadata] = Field(description="One of them is to be given.")
-    outputs: list[TensorMetadata]
-    parameters: dict[str, str | int] = Field(examples=[{"class_names": "airplane,automobile", "max_items": 64}])
-
-
-class OutputTensor(BaseModel):
-    """An output of all images."""
-
-    name: str = Field(examples=["prediction"])
-    datatype: str = Field(examples=["BYTES"])
-    shape: list[int] = Field(examples=[[1]])
-    data: list[float] | list[str] | None = Field(
-        default=None, description="Row by row; left out if the values follow the JSON.", examples=[["cat"]]
-    )
-    parameters: dict[str, int] | None = Field(
-        default=None, description="binary_data_size, if the values follow the JSON.", examples=[None]
-    )
-
-
-class InferenceResponse(BaseModel):
-    """The predictions for all images; binary tensors may follow the JSON."""
-
-    model_name: str = Field(examples=[inference_v2.MODEL_NAME])
-    model_version: str = Field(description="The version that made it.", examples=["v0001"])
-    outputs: list[OutputTensor]
-    id: str | None = Field(default=None, description="The request's, if it had one.", examples=["42"])
-
-
 def _errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": "What was wrong, in words.", **_ERROR} for status in statuses}
 
@@ -131,96 +68,57 @@ def add_inference(app: FastAPI, service: Service, admission: Admission, check_re
     def served(name: str, version: str | None) -> str:
         """The served version's id, if it is the one that is asked for."""
         current = service.champion.serving.predictor.version
-        if name != inference_v2.MODEL_NAME:
-            raise VersionNotFoundError(f"there is no model {name[:80]!r}, only {inference_v2.MODEL_NAME!r}.")
+        if name != MODEL_NAME:
+            raise VersionNotFoundError(f"there is no model {name[:80]!r}, only {MODEL_NAME!r}.")
         if version not in (None, "", current):
             raise VersionNotFoundError(
                 f"version {version[:80]!r} is not served, {current!r} is. Leave the version out."
             )
         return current
 
-    @app.get(PREFIX, summary="What this server is", response_model=ServerMetadata, tags=["Open Inference Protocol"])
-    async def server() -> Response:
-        return reply(inference_v2.server_metadata(app.version))
+    routes = APIRouter(tags=["Open Inference Protocol"])
 
-    @app.get(
-        f"{PREFIX}/health/live",
-        summary="Does the process live?",
-        response_model=ServerLive,
-        tags=["Open Inference Protocol"],
-    )
-    async def live() -> Response:
-        return reply({"live": True})
+    @routes.get(PREFIX, summary="What this server is")
+    async def server() -> ServerMetadata:
+        return ServerMetadata(name="cifar_lit", version=app.version, extensions=["binary_tensor_data"])
 
-    @app.get(
-        f"{PREFIX}/health/ready",
-        summary="Are images classified?",
-        response_model=ServerReady,
-        tags=["Open Inference Protocol"],
-        responses=_errors(503),
-    )
-    async def ready() -> Response:
+    @routes.get(f"{PREFIX}/health/live", summary="Does the process live?")
+    async def live() -> ServerLive:
+        return ServerLive(live=True)
+
+    @routes.get(f"{PREFIX}/health/ready", summary="Are images classified?", responses=_errors(503))
+    async def ready() -> ServerReady:
         check_ready()
-        return reply({"ready": True})
+        return ServerReady(ready=True)
 
-    @app.get(
-        _MODEL,
-        summary="What the model takes and gives",
-        response_model=ModelMetadata,
-        tags=["Open Inference Protocol"],
-        responses=_errors(404),
-    )
-    @app.get(
-        _VERSION,
-        summary="The same, of a version",
-        response_model=ModelMetadata,
-        tags=["Open Inference Protocol"],
-        responses=_errors(404),
-    )
-    async def model(name: str, version: str | None = None) -> Response:
+    @routes.get(_MODEL, summary="What the model takes and gives", responses=_errors(404))
+    @routes.get(_VERSION, summary="The same, of a version", responses=_errors(404))
+    async def model(name: str, version: str | None = None) -> ModelMetadata:
         current = served(name, version)
-        return reply(inference_v2.model_metadata(current, service.champion.serving.predictor.class_names))
+        return inference_v2.model_metadata(current, service.champion.serving.predictor.class_names)
 
-    @app.get(
-        f"{_MODEL}/ready",
-        summary="Is the model ready?",
-        response_model=ModelReady,
-        tags=["Open Inference Protocol"],
-        responses=_errors(404, 503),
-    )
-    @app.get(
-        f"{_VERSION}/ready",
-        summary="Is this version ready?",
-        response_model=ModelReady,
-        tags=["Open Inference Protocol"],
-        responses=_errors(404),
-    )
-    async def model_ready(name: str, version: str | None = None) -> Response:
+    @routes.get(f"{_MODEL}/ready", summary="Is the model ready?", responses=_errors(404, 503))
+    @routes.get(f"{_VERSION}/ready", summary="Is this version ready?", responses=_errors(404))
+    async def model_ready(name: str, version: str | None = None) -> ModelReady:
         served(name, version)
         check_ready()
-        return reply({"name": name, "ready": True})
+        return ModelReady(name=name, ready=True)
 
-    @app.post(
-        f"{_MODEL}/infer",
-        summary="Classify images",
-        response_model=InferenceResponse,
-        tags=["Open Inference Protocol"],
-        responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
-        openapi_extra=_BODY,
-    )
-    @app.post(
-        f"{_VERSION}/infer",
-        summary="Classify images by one version",
-        response_model=InferenceResponse,
-        tags=["Open Inference Protocol"],
-        responses=_errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
-        openapi_extra=_BODY,
-    )
+    infer_options: dict[str, Any] = {
+        "response_model": InferenceResponse,
+        "responses": _errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
+        "openapi_extra": _BODY,
+    }
+
+    @routes.post(f"{_MODEL}/infer", summary="Classify images", **infer_options)
+    @routes.post(f"{_VERSION}/infer", summary="Classify images by one version", **infer_options)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         admission.check(request)
         served(name, version)
         service.check_room()
         return await _infer(request, service, version)
+
+    app.include_router(routes)
 
 
 async def _infer(request: Request, service: Service, version: str | None) -> Response:

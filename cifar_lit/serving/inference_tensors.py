@@ -4,30 +4,24 @@ import base64
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifar_lit.errors import Fault, InputError
+from cifar_lit.serving.inference_models import InputTensor
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 """The HTTP header that says where the JSON ends and binary tensors begin."""
 
 _MAX_SHOWN = 60
 _MAX_SHOWN_ITEMS = 6
-_JSON_KINDS = {dict: "an object", list: "a list", str: "a string", bool: "true or false", int: "an integer"}
-
-T = TypeVar("T")
 
 
-def tensor_data(tensor: dict[str, Any], rest: memoryview) -> list[Any] | memoryview:
+def tensor_data(tensor: InputTensor, rest: memoryview) -> list[Any] | memoryview:
     """A tensor's values: a list from JSON, or all the bytes after the JSON."""
-    place = f"input {tensor['name']!r}"
-    parameters = member(tensor, "parameters", dict, place) or {}
-    refuse_shared_memory(parameters, place)
-    size = member(parameters, "binary_data_size", int, place)
-    data = member(tensor, "data", list, place)
+    size, data = tensor.parameters.binary_data_size, tensor.data
     if (size is None) == (data is None):
         found = "neither" if size is None else "both"
         raise wrong(tensor, f"it has {found} of 'data' and the parameter 'binary_data_size', expected one of them.")
@@ -41,9 +35,9 @@ def tensor_data(tensor: dict[str, Any], rest: memoryview) -> list[Any] | memoryv
     return rest if data is None else data
 
 
-def read_files(tensor: dict[str, Any], data: list[Any] | memoryview) -> tuple[bytes, ...]:
+def read_files(tensor: InputTensor, data: list[Any] | memoryview) -> tuple[bytes, ...]:
     """The elements of a BYTES tensor, base64 in JSON."""
-    num_items = tensor["shape"][0]
+    num_items = tensor.shape[0]
     if isinstance(data, memoryview):
         return _deserialised(tensor, data)
     texts = _flat(tensor, data)
@@ -65,11 +59,11 @@ def read_files(tensor: dict[str, Any], data: list[Any] | memoryview) -> tuple[by
     return tuple(files)
 
 
-def _deserialised(tensor: dict[str, Any], data: memoryview) -> tuple[bytes, ...]:
+def _deserialised(tensor: InputTensor, data: memoryview) -> tuple[bytes, ...]:
     """Elements of a binary BYTES tensor, each behind its length (4 bytes, little-endian)."""
     files = []
     position = 0
-    for row in range(tensor["shape"][0]):
+    for row in range(tensor.shape[0]):
         start = position + 4
         position = start + int.from_bytes(data[position:start], "little")
         if position > len(data):
@@ -86,9 +80,9 @@ def serialised(texts: Sequence[str]) -> bytes:
     return b"".join(len(each).to_bytes(4, "little") + each for each in encoded)
 
 
-def read_pixels(tensor: dict[str, Any], data: list[Any] | memoryview) -> NDArray[np.uint8]:
+def read_pixels(tensor: InputTensor, data: list[Any] | memoryview) -> NDArray[np.uint8]:
     """The values of a UINT8 tensor, in its shape; the array is owned and can be written to."""
-    shape = tensor["shape"]
+    shape = tensor.shape
     values = data if isinstance(data, memoryview) else _flat(tensor, data)
     if len(values) != math.prod(shape):
         raise wrong(tensor, f"it has {len(values):,} values, its shape makes {math.prod(shape):,}.", "malformed")
@@ -102,42 +96,29 @@ def read_pixels(tensor: dict[str, Any], data: list[Any] | memoryview) -> NDArray
     return np.frombuffer(buffer, np.uint8).reshape(shape)
 
 
-def _wrong_pixel(tensor: dict[str, Any], values: Sequence[Any]) -> InputError:
+def _wrong_pixel(tensor: InputTensor, values: Sequence[Any]) -> InputError:
     place = next(place for place, value in enumerate(values) if type(value) is not int or not 0 <= value <= 255)
-    index = np.unravel_index(place, tensor["shape"])
+    index = np.unravel_index(place, tensor.shape)
     where = ", ".join(str(each) for each in index)
     return wrong(tensor, f"it has {shown(values[place])} at [{where}], expected integers 0..255.")
 
 
-def _flat(tensor: dict[str, Any], data: list[Any]) -> list[Any]:
+def _flat(tensor: InputTensor, data: list[Any]) -> list[Any]:
     """The values of a list that is flat, or nested exactly as the tensor's shape says."""
     if not data or not isinstance(data[0], list):
         return data
     level = [data]
-    for size in tensor["shape"]:
+    for size in tensor.shape:
         if set(map(type, level)) != {list} or set(map(len, level)) != {size}:
             raise wrong(tensor, "its 'data' is nested otherwise, expected a flat list or one nested as the shape says.")
         level = list(chain.from_iterable(level))
     return level
 
 
-def member(owner: dict[str, Any], key: str, kind: type[T], place: str) -> T | None:
-    """A member of a JSON object, of one kind or absent (null)."""
-    value = owner.get(key)
-    if value is not None and type(value) is not kind:  # true and false are integers to Python
-        raise InputError(f"{place}: {key!r} is {shown(value)}, expected {_JSON_KINDS[kind]}.")
-    return value
-
-
-def refuse_shared_memory(parameters: dict[str, Any], place: str) -> None:
-    if "shared_memory_region" in parameters:
-        raise InputError(f"{place}: shared memory is not offered. Send and ask for data in the body.")
-
-
-def wrong(tensor: dict[str, Any], what: str, fault: Fault = "invalid") -> InputError:
+def wrong(tensor: InputTensor, what: str, fault: Fault = "invalid") -> InputError:
     """An error that names an input with its datatype and shape."""
-    shape, datatype = shown(tensor.get("shape")), shown(tensor.get("datatype"))
-    return InputError(f"input {tensor['name']!r} with datatype {datatype} and shape {shape}: {what}", fault)
+    shape, datatype = shown(tensor.shape), shown(tensor.datatype)
+    return InputError(f"input {tensor.name!r} with datatype {datatype} and shape {shape}: {what}", fault)
 
 
 def shown(value: object) -> str:

@@ -18,28 +18,30 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, IMAGE_SIZE, NUM_CLASSES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.errors import InputError
+from cifar_lit.serving.inference_models import (
+    MAX_ITEMS,
+    MODEL_NAME,
+    PLATFORM,
+    InferenceRequest,
+    InputTensor,
+    ModelMetadata,
+    TensorMetadata,
+)
 from cifar_lit.serving.inference_tensors import (
     HEADER_LENGTH,
-    member,
     read_files,
     read_pixels,
-    refuse_shared_memory,
     serialised,
     shown,
     tensor_data,
     wrong,
 )
 
-MODEL_NAME = "cifar10"
-PLATFORM = "onnxruntime_onnx"
-MAX_ITEMS = 64
-"""Images in one request."""
-
-_MAX_ID = 256
 # orjson makes some 50 bytes of objects of each byte of hostile JSON; counting what makes objects bounds that.
 _MAX_COMMAS = MAX_ITEMS * math.prod(IMAGE_SHAPE) + 1000
 _MAX_BRACKETS = MAX_ITEMS * (1 + IMAGE_SIZE + IMAGE_SIZE**2) + 1000
@@ -59,10 +61,11 @@ class _Tensor:
         shapes = " or ".join(f"[{', '.join(map(str, ('n', *shape)))}]" for shape in self.shapes)
         return f"expected {self.datatype} and {shapes}, n from 1 to {MAX_ITEMS}: {self.description}"
 
-    def metadata(self) -> dict[str, Any]:
-        shape = [-1, *self.shapes[0]]
+    def metadata(self) -> TensorMetadata:
         parameters = {"description": self.description}
-        return {"name": self.name, "datatype": self.datatype, "shape": shape, "parameters": parameters}
+        return TensorMetadata(
+            name=self.name, datatype=self.datatype, shape=[-1, *self.shapes[0]], parameters=parameters
+        )
 
 
 def _by_name(*tensors: _Tensor) -> dict[str, _Tensor]:
@@ -148,15 +151,12 @@ def parse(body: bytes, header_length: int | None) -> InferRequest:
             "malformed",
         )
     request = _load(body[:header_length])
-    request_id = member(request, "id", str, "the request")
-    if request_id is not None and len(request_id) > _MAX_ID:
-        raise InputError(f"the request's id has {len(request_id):,} characters, at most {_MAX_ID} are accepted.")
     outputs = _wishes(request)
     tensor = _only_input(request)
     data = tensor_data(tensor, memoryview(body)[header_length:])
-    if tensor["name"] == "image":
-        return InferRequest(request_id, read_files(tensor, data), None, outputs)
-    return InferRequest(request_id, None, read_pixels(tensor, data), outputs)
+    if tensor.name == "image":
+        return InferRequest(request.id, read_files(tensor, data), None, outputs)
+    return InferRequest(request.id, None, read_pixels(tensor, data), outputs)
 
 
 def render(
@@ -208,94 +208,64 @@ def render(
     return b"".join([text, *chunks]), headers
 
 
-def server_metadata(code_version: str) -> dict[str, Any]:
-    """The response to `GET /v2`."""
-    return {"name": "cifar_lit", "version": code_version, "extensions": ["binary_tensor_data"]}
-
-
-def model_metadata(version: str, class_names: Sequence[str]) -> dict[str, Any]:
+def model_metadata(version: str, class_names: Sequence[str]) -> ModelMetadata:
     """The response to `GET /v2/models/cifar10`. A request gives one of the inputs; -1 is the number of images."""
-    return {
-        "name": MODEL_NAME,
-        "versions": [version],
-        "platform": PLATFORM,
-        "inputs": [tensor.metadata() for tensor in _INPUTS.values()],
-        "outputs": [tensor.metadata() for tensor in _outputs(class_names).values()],
+    return ModelMetadata(
+        name=MODEL_NAME,
+        versions=[version],
+        platform=PLATFORM,
+        inputs=[tensor.metadata() for tensor in _INPUTS.values()],
+        outputs=[tensor.metadata() for tensor in _outputs(class_names).values()],
         # The protocol knows no lists as parameters.
-        "parameters": {"class_names": ",".join(class_names), "max_items": MAX_ITEMS},
-    }
+        parameters={"class_names": ",".join(class_names), "max_items": MAX_ITEMS},
+    )
 
 
-def _load(text: bytes) -> dict[str, Any]:
+def _load(text: bytes) -> InferenceRequest:
     if text.count(b",") > _MAX_COMMAS or text.count(b"[") + text.count(b"{") > _MAX_BRACKETS:
         raise InputError(
             f"the request's JSON holds more values than {MAX_ITEMS} images have. Divide the request.", "too_large"
         )
     try:
-        request = orjson.loads(text)
+        return InferenceRequest.model_validate(orjson.loads(text))
+    except ValidationError as error:
+        raise InputError(_sentence(error)) from error
     except ValueError as error:
         raise InputError(f"the request is no valid JSON ({error}), expected an object.", "malformed") from error
-    if not isinstance(request, dict):
-        raise InputError("the request's JSON is no object, expected one with 'inputs'.")
-    return request
 
 
-def _only_input(request: dict[str, Any]) -> dict[str, Any]:
-    """The request's input tensor; its name, datatype and shape are checked."""
-    names = []
-    tensors = _objects(request, "inputs")
-    for tensor in tensors:
-        name = member(tensor, "name", str, "an input")
-        if name not in _INPUTS:
-            raise InputError(f"the request has an input {shown(name)}, expected 'image' or 'pixels'.")
-        if name in names:
-            raise InputError(f"the request has the input {name!r} twice, expected it once.")
-        names.append(name)
-    if len(names) != 1:
-        raise InputError(f"the request has {len(names)} inputs, expected one: either 'image' or 'pixels'.")
-    (tensor,) = tensors
-    expected = _INPUTS[tensor["name"]]
-    shape = tensor.get("shape")
-    if (
-        tensor.get("datatype") != expected.datatype
-        or not isinstance(shape, list)
-        or not shape
-        or not all(type(size) is int for size in shape)
-        or tuple(shape[1:]) not in expected.shapes
-        or shape[0] < 1
-    ):
+def _sentence(error: ValidationError) -> str:
+    """What is wrong first, with its place in the request."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, ("request", *first["loc"])))
+    if first["type"] == "value_error":
+        return f"{place}: {first['ctx']['error']}"
+    found = "absent" if first["type"] == "missing" else shown(first["input"])
+    expected = "Input should be an object" if first["type"] == "model_type" else first["msg"]
+    return f"{place} is {found}: {expected}."
+
+
+def _only_input(request: InferenceRequest) -> InputTensor:
+    """The request's input tensor; its datatype and shape are checked."""
+    if len(request.inputs) != 1:
+        raise InputError(f"the request has {len(request.inputs)} inputs, expected one: either 'image' or 'pixels'.")
+    (tensor,) = request.inputs
+    expected = _INPUTS[tensor.name]
+    count, *shape = tensor.shape or [0]
+    if tensor.datatype != expected.datatype or tuple(shape) not in expected.shapes or count < 1:
         raise wrong(tensor, f"{expected.expected}.")
-    if shape[0] > MAX_ITEMS:
+    if count > MAX_ITEMS:
         raise wrong(tensor, f"at most {MAX_ITEMS} images are accepted in one request. Divide it.", "too_large")
     return tensor
 
 
-def _wishes(request: dict[str, Any]) -> tuple[OutputWish, ...]:
+def _wishes(request: InferenceRequest) -> tuple[OutputWish, ...]:
     """The outputs that a request asks for; all of them if it names none."""
-    parameters = member(request, "parameters", dict, "the request") or {}
-    default = bool(member(parameters, "binary_data_output", bool, "parameters"))
+    default = request.parameters.binary_data_output
     wishes: dict[str, OutputWish] = {}
-    for output in _objects(request, "outputs"):
-        name = member(output, "name", str, "an output")
-        if name not in _OUTPUTS:
-            raise InputError(f"there is no output {shown(name)}, expected some of: {', '.join(_OUTPUTS)}.")
-        if name in wishes:
-            raise InputError(f"the request asks for the output {name!r} twice, expected it once.")
-        parameters = member(output, "parameters", dict, f"output {name!r}") or {}
-        if parameters.get("classification"):
-            raise InputError(
-                f"output {name!r}: 'classification' is not offered. Ask for 'prediction' and 'confidence'."
-            )
-        refuse_shared_memory(parameters, f"output {name!r}")
-        binary = member(parameters, "binary_data", bool, f"output {name!r}")
-        wishes[name] = OutputWish(name, default if binary is None else binary)
+    for output in request.outputs:
+        if output.name in wishes:
+            raise InputError(f"the request asks for the output {output.name!r} twice, expected it once.")
+        binary = output.parameters.binary_data
+        wishes[output.name] = OutputWish(output.name, default if binary is None else binary)
     return tuple(wishes.values()) or tuple(OutputWish(name, default) for name in _OUTPUTS)
-
-
-def _objects(request: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = member(request, key, list, "the request") or []
-    if not all(isinstance(each, dict) for each in found):
-        raise InputError(
-            f"'{key}' of the request holds something else than objects, expected an object for each tensor."
-        )
-    return found
