@@ -14,6 +14,7 @@ MODULES = {
         "orjson",
         "pi_heif",
         "prometheus_client",
+        "pydantic",
         "python_multipart",
         "starlette",
         "uvicorn",

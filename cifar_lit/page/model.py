@@ -107,7 +107,7 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         return [view.table(version_id), view.details(version_id), *offer(version_id)]
 
     def choose_row(event: gr.EventData) -> Updates:
-        version_id = str(event._data.get("value"))
+        version_id = str(getattr(event, "value", ""))
         return [version_id, *choose(version_id)]
 
     def greet(request: gr.Request) -> Updates:
