@@ -12,7 +12,6 @@ from starlette.responses import PlainTextResponse, Response
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.formats import ACCEPTED
 from cifar_lit.data.images import MAX_BYTES
-from cifar_lit.inference.champion import Refusal
 from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.serving.admission import Admission
 from cifar_lit.serving.integrity import Integrity
@@ -189,19 +188,18 @@ def add_rest(
         headers = {"X-Model-Version": results[0].prediction.version, "Server-Timing": took}
         return reply(bodies[0] if len(bodies) == 1 else bodies, headers=headers)
 
-    @app.get("/health", summary="Does the process live?", response_model=HealthBody)
-    async def health() -> Response:
-        return reply({"status": "ok"})
+    @app.get("/health", summary="Does the process live?")
+    async def health() -> HealthBody:
+        return HealthBody(status="ok")
 
     @app.get(
         "/ready",
         summary="Are images classified?",
-        response_model=ReadyBody,
         responses=_errors(_503="No version to serve, or the server is stopping."),
     )
-    async def ready() -> Response:
+    async def ready() -> ReadyBody:
         check_ready()
-        return reply({"status": "ready", "version": service.champion.serving.predictor.version})
+        return ReadyBody(status="ready", version=service.champion.serving.predictor.version)
 
     @app.get(
         "/version",
@@ -210,7 +208,18 @@ def add_rest(
         responses=_errors(_503="No version to serve."),
     )
     async def version() -> Response:
-        return reply({**describe(service), "damaged": integrity.damage or None})
+        serving, refusal = service.champion.serving, service.champion.refusal
+        about = {
+            "version": serving.predictor.version,
+            "parent": serving.manifest.parent,
+            "created_at": serving.manifest.created_at,
+            "served_since": serving.since,
+            "metrics": {name: value for name, value in serving.manifest.metrics.items() if math.isfinite(value)},
+            "class_names": serving.predictor.class_names,
+            "refused": vars(refusal) if refusal else None,
+            "damaged": integrity.damage or None,
+        }
+        return reply(about)  # not by the model: a manifest's inner values may be of any kind
 
     for path, endpoint in (("/health", health), ("/ready", ready), ("/version", version)):
         app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)  # the server leaves the body out
@@ -222,22 +231,7 @@ def add_rest(
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def describe(service: Service) -> dict[str, Any]:
-    """The version that is served, and the champion that is not, if there is one."""
-    serving = service.champion.serving
-    refusal: Refusal | None = service.champion.refusal
-    return {
-        "version": serving.predictor.version,
-        "parent": serving.manifest.parent,
-        "created_at": serving.manifest.created_at,
-        "served_since": serving.since,
-        "metrics": {name: value for name, value in serving.manifest.metrics.items() if math.isfinite(value)},
-        "class_names": serving.predictor.class_names,
-        "refused": vars(refusal) if refusal else None,
-    }
-
-
-def timings(results: list[ServedPrediction]) -> str:
+def timings(answers: list[Answer]) -> str:
     """The slowest of each stage, in the form of a Server-Timing header: milliseconds."""
     stages = {
         "decode": max(result.decode_s for result in results),
