@@ -231,7 +231,7 @@ def add_rest(
         return Response(metrics.render(), media_type="text/plain; version=0.0.4")
 
 
-def timings(answers: list[Answer]) -> str:
+def timings(results: list[ServedPrediction]) -> str:
     """The slowest of each stage, in the form of a Server-Timing header: milliseconds."""
     stages = {
         "decode": max(result.decode_s for result in results),
