@@ -112,6 +112,7 @@ def test_a_name_leads_nowhere(url: str, folder: Path, name: str, as_kept: str) -
     [
         ("multipart/form-data; boundary=x", BEGIN + b"half", 400),
         ("multipart/form-data; boundary=x", b"no form", 400),
+        ("multipart/form-data; boundary=x", BEGIN.replace(b'; filename="new.npz"', b"") + bytes(5_000) + END, 400),
         ("multipart/form-data", BEGIN + END, 400),
         ("image/png", b"hello", 400),
         ("multipart/form-data; boundary=x" + ";a=b" * 100, BEGIN + END, 400),

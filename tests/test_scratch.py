@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -40,12 +41,14 @@ def soon(done: Callable[[], bool]) -> bool:
 
 
 def test_a_server_has_a_folder_of_its_own_as_long_as_it_lives(base: Path) -> None:
+    elsewhere = tempfile.gettempdir()
     with scratch() as folder:
-        assert os.environ[VARIABLE] == str(folder)
+        assert os.environ[VARIABLE] == tempfile.gettempdir() == str(folder)
         assert folder.parent == base
         (folder / "upload").mkdir()
     assert not folder.exists()
     assert os.environ[VARIABLE] == str(base.parent)
+    assert tempfile.gettempdir() == elsewhere
 
 
 def test_folders_of_servers_that_live_are_left_alone_and_the_others_are_removed(base: Path) -> None:

@@ -49,6 +49,7 @@ _PROGRESS_S = 0.05
 _KNOWN_WITHIN_S = 3.0
 _MAX_FOLLOWED = 256
 _MAX_END = 16
+_MAX_FIELD_BYTES = 4096
 _NAME = re.compile(rb'filename="([^"\r\n]*)"')
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -154,7 +155,10 @@ class Uploads:
         boundary_of(request.headers.get("content-type", ""))
         stream = _watched(request.stream(), progress)
         try:
-            form = await _Parser(request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES).parse()
+            parser = _Parser(
+                request.headers, stream, max_files=MAX_FILES, max_fields=MAX_FILES, max_part_size=_MAX_FIELD_BYTES
+            )
+            form = await parser.parse()
             try:
                 files = [each for each in form.getlist(FIELD) if isinstance(each, UploadFile)]
                 return await asyncio.to_thread(self._keep, files)

@@ -10,6 +10,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -44,8 +45,8 @@ def scratch() -> Iterator[Path]:
             f"{error.filename} can't be written ({error.strerror}), where uploads are kept. Name another folder in "
             f"{VARIABLE}."
         ) from error
-    before = os.environ.get(VARIABLE)
-    os.environ[VARIABLE] = str(folder)
+    before, before_here = os.environ.get(VARIABLE), tempfile.tempdir
+    os.environ[VARIABLE] = tempfile.tempdir = str(folder)  # Python keeps large uploads there while they come
     ended = threading.Event()
     threading.Thread(target=_tidy, args=(base, folder, ended), name="scratch", daemon=True).start()
     try:
@@ -53,6 +54,7 @@ def scratch() -> Iterator[Path]:
     finally:
         ended.set()
         os.environ.pop(VARIABLE)
+        tempfile.tempdir = before_here
         if before is not None:
             os.environ[VARIABLE] = before
         removing = threading.Thread(target=shutil.rmtree, args=(folder, True), daemon=True)
