@@ -1,6 +1,8 @@
 """The tab where those who are signed in correct the network, have it learn, and see what the gate says of it."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -17,6 +19,7 @@ from cifar_lit.serving.login import OFF, Login
 _RUNNING_S = 1.0
 _IDLE_S = 5.0
 """Another visitor may begin a fine-tuning, or add a correction."""
+_UNDONE = "The version before answers again."
 _COLLECT = (
     "Pictures wait here until a version that has learned them answers everybody; if the gate stops it, they go on "
     "waiting. The last class that was given to a picture counts."
@@ -113,50 +116,35 @@ def build_teach(
             "\n".join(lines),
         ]
 
-    async def learn(request: gr.Request) -> str:
+    async def outcome_of(request: gr.Request, work: Callable[[], Awaitable[object]], done: str = "") -> str:
+        """Does what only those may have done who are signed in, and says how it went."""
         login.require(request)
         try:
-            await fine_tuning.start()
+            await work()
         except CifarLitError as error:
             return note(str(error), "problem")
-        return ""
+        return note(done, "t-done") if done else ""
+
+    async def learn(request: gr.Request) -> str:
+        return await outcome_of(request, fine_tuning.start)
 
     async def learn_increment(increment: Increment | None, request: gr.Request) -> str:
         login.require(request)
         if increment is None:
             return note("Upload an increment first.", "problem")
-        try:
-            await fine_tuning.start(increment.path)
-        except CifarLitError as error:
-            return note(str(error), "problem")
-        return ""
+        return await outcome_of(request, partial(fine_tuning.start, increment.path))
 
     async def end(request: gr.Request) -> str:
-        login.require(request)
-        await fine_tuning.stop()
-        return ""
+        return await outcome_of(request, fine_tuning.stop)
 
     async def undo_it(request: gr.Request) -> str:
-        return await bring_back(request, discard=False)
+        return await outcome_of(request, partial(fine_tuning.undo, discard=False), _UNDONE)
 
     async def undo_and_discard(request: gr.Request) -> str:
-        return await bring_back(request, discard=True)
-
-    async def bring_back(request: gr.Request, *, discard: bool) -> str:
-        login.require(request)
-        try:
-            await fine_tuning.undo(discard=discard)
-        except CifarLitError as error:
-            return note(str(error), "problem")
-        return note("The version before answers again.", "t-done")
+        return await outcome_of(request, partial(fine_tuning.undo, discard=True), _UNDONE)
 
     async def drop(request: gr.Request) -> str:
-        login.require(request)
-        try:
-            await desk.put_away()
-        except CifarLitError as error:
-            return note(str(error), "problem")
-        return note("They were put aside.", "t-done")
+        return await outcome_of(request, desk.put_away, "They were put aside.")
 
     inputs = [seen, tab.increment]
     gr.on(None, arrive, None, outputs, queue=False, **QUIET)  # when the page is loaded
