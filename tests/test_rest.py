@@ -211,7 +211,15 @@ def test_the_name_of_a_file_decides_nothing(client: TestClient, name: str) -> No
 
 @pytest.mark.parametrize(
     ("path", "allowed"),
-    [("/predict", "POST"), ("/health", "GET"), ("/ready", "GET"), ("/version", "GET"), ("/metrics", "GET")],
+    [
+        ("/predict", "POST"),
+        ("/health", "GET"),
+        ("/ready", "GET"),
+        ("/version", "GET"),
+        ("/metrics", "GET"),
+        ("/v2", "GET"),
+        ("/v2/models/cifar10/infer", "POST"),
+    ],
 )
 def test_another_method_is_not_for_a_path(client: TestClient, path: str, allowed: str) -> None:
     for method in {*METHODS, "TRACE", "OPTIONS", "LINK"} - {allowed}:

@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
+from enum import Enum
 from typing import Any
 
 import numpy as np
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import FastAPI, Request
 from starlette.responses import Response
 
 from cifar_lit.errors import InputError, VersionNotFoundError
@@ -26,6 +27,7 @@ from cifar_lit.serving.rest import timings
 
 PREFIX = "/v2"
 
+_TAGS: list[str | Enum] = ["Open Inference Protocol"]
 _MODEL = f"{PREFIX}/models/{{name}}"
 _VERSION = f"{_MODEL}/versions/{{version}}"
 _LARGE_BYTES = 256 * 1024
@@ -76,49 +78,46 @@ def add_inference(app: FastAPI, service: Service, admission: Admission, check_re
             )
         return current
 
-    routes = APIRouter(tags=["Open Inference Protocol"])
-
-    @routes.get(PREFIX, summary="What this server is")
+    @app.get(PREFIX, summary="What this server is", tags=_TAGS)
     async def server() -> ServerMetadata:
         return ServerMetadata(name="cifar_lit", version=app.version, extensions=["binary_tensor_data"])
 
-    @routes.get(f"{PREFIX}/health/live", summary="Does the process live?")
+    @app.get(f"{PREFIX}/health/live", summary="Does the process live?", tags=_TAGS)
     async def live() -> ServerLive:
         return ServerLive(live=True)
 
-    @routes.get(f"{PREFIX}/health/ready", summary="Are images classified?", responses=_errors(503))
+    @app.get(f"{PREFIX}/health/ready", summary="Are images classified?", responses=_errors(503), tags=_TAGS)
     async def ready() -> ServerReady:
         check_ready()
         return ServerReady(ready=True)
 
-    @routes.get(_MODEL, summary="What the model takes and gives", responses=_errors(404))
-    @routes.get(_VERSION, summary="The same, of a version", responses=_errors(404))
+    @app.get(_MODEL, summary="What the model takes and gives", responses=_errors(404), tags=_TAGS)
+    @app.get(_VERSION, summary="The same, of a version", responses=_errors(404), tags=_TAGS)
     async def model(name: str, version: str | None = None) -> ModelMetadata:
         current = served(name, version)
         return inference_v2.model_metadata(current, service.champion.serving.predictor.class_names)
 
-    @routes.get(f"{_MODEL}/ready", summary="Is the model ready?", responses=_errors(404, 503))
-    @routes.get(f"{_VERSION}/ready", summary="Is this version ready?", responses=_errors(404))
+    @app.get(f"{_MODEL}/ready", summary="Is the model ready?", responses=_errors(404, 503), tags=_TAGS)
+    @app.get(f"{_VERSION}/ready", summary="Is this version ready?", responses=_errors(404), tags=_TAGS)
     async def model_ready(name: str, version: str | None = None) -> ModelReady:
         served(name, version)
         check_ready()
         return ModelReady(name=name, ready=True)
 
     infer_options: dict[str, Any] = {
+        "tags": _TAGS,
         "response_model": InferenceResponse,
         "responses": _errors(400, 401, 404, 413, 415, 422, 429, 503, 504),
         "openapi_extra": _BODY,
     }
 
-    @routes.post(f"{_MODEL}/infer", summary="Classify images", **infer_options)
-    @routes.post(f"{_VERSION}/infer", summary="Classify images by one version", **infer_options)
+    @app.post(f"{_MODEL}/infer", summary="Classify images", **infer_options)
+    @app.post(f"{_VERSION}/infer", summary="Classify images by one version", **infer_options)
     async def infer(request: Request, name: str, version: str | None = None) -> Response:
         admission.check(request)
         served(name, version)
         service.check_room()
         return await _infer(request, service, version)
-
-    app.include_router(routes)
 
 
 async def _infer(request: Request, service: Service, version: str | None) -> Response:
