@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from cifar_lit.cifar10 import CLASS_NAMES
-from cifar_lit.evaluation import report
 from cifar_lit.evaluation.evaluation import Evaluation
 
 NAMES = ["cat", "dog", "frog"]
@@ -24,19 +23,19 @@ cross-entropy                     0.9514        5
 
 
 def test_the_text_has_a_row_a_class_then_accuracy_and_means() -> None:
-    assert report.classification_report(EVALUATION) == TEXT
+    assert EVALUATION.classification_report() == TEXT
 
 
 def test_the_columns_stay_in_place_for_ten_thousand_images_and_for_long_names() -> None:
     labels = torch.arange(10_000) % 10
-    text = report.classification_report(Evaluation(torch.eye(10)[labels], labels, ["a" * 30, *CLASS_NAMES[1:]]))
+    text = Evaluation(torch.eye(10)[labels], labels, ["a" * 30, *CLASS_NAMES[1:]]).classification_report()
     rows = [line for line in text.splitlines() if line]
     assert len({len(row) for row in rows}) == 1
     assert rows[1].split() == ["a" * 30, "1.0000", "1.0000", "1.0000", "1000"]
 
 
 def test_the_json_has_metrics_classes_and_confusion_matrix() -> None:
-    values = report.as_json(EVALUATION)
+    values = EVALUATION.as_json()
     assert json.loads(json.dumps(values)) == values
     assert list(values) == ["loss", "acc", "precision", "recall", "f1", "count", "per_class", "confusion_matrix"]
     assert (values["acc"], values["count"]) == (0.6, 5)

@@ -14,9 +14,9 @@ from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.models.networks import Network
 from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
-from cifar_lit.training import rival
-from cifar_lit.training.gate import Gate
-from cifar_lit.training.promotion import Decision
+from cifar_lit.training import promotion
+from cifar_lit.training.gate import Gate, Verdict
+from cifar_lit.training.publish import Candidate
 from cifar_lit.training.weight_interpolation import Given
 
 NUM_OLD = 400
@@ -33,7 +33,7 @@ def datamodule(tmp_path: Path) -> FinetuneDataModule:
     return data
 
 
-Judge = Callable[..., Decision]
+Judge = Callable[..., Verdict]
 
 
 @pytest.fixture
@@ -42,13 +42,14 @@ def judge(
 ) -> Judge:
     """Judges `network` beside a champion with that network and those changes to its data."""
 
-    def judge_beside(network: Network, champion: Network, **data: Any) -> Decision:
+    def judge_beside(network: Network, champion: Network, **data: Any) -> Verdict:
         ours = datamodule.fingerprint()
         version = publish()
         theirs = replace(version.manifest, data={**ours, "split": {"seed": 2, "val_fraction": 0.1}, **data})
-        monkeypatch.setattr(rival, "load_network", lambda *_: champion)
+        monkeypatch.setattr(promotion, "load_network", lambda *_: champion)
         given, gate = Given(datamodule.num_given, line={"v0009": None}), Gate(max_drop=10)  # type: ignore[dict-item]
-        return rival.beside(Version(version.path, theirs), network, datamodule, ours, gate, given, registry)
+        candidate = Candidate(network, datamodule.new_val, {}, ours, "", {}, [], seed=None)
+        return promotion.beside(Version(version.path, theirs), candidate, datamodule, gate, given, registry)
 
     return judge_beside
 
@@ -99,6 +100,6 @@ def test_without_images_that_neither_has_learned_the_result_is_a_candidate(
     data: dict[str, Any], reason: str, judge: Judge
 ) -> None:
     decision = judge(knows(NEW), knows(NEW), **data)
-    assert decision == Decision(
+    assert decision == Verdict(
         "candidate", f"it can't be compared with champion v0001, which is not its parent: {reason}"
     )
