@@ -21,7 +21,7 @@ from cifar_lit.registry.weights import load_network
 from cifar_lit.training.gate import Gate, Verdict
 from cifar_lit.training.line import line, remembered
 from cifar_lit.training.publish import Candidate
-from cifar_lit.training.weight_interpolation import Given, compare
+from cifar_lit.training.weight_interpolation import Given, compare, evaluate_all
 
 
 def common_validation(datamodule: CIFAR10DataModule, *trained_on: Mapping[str, Any]) -> ImageSet | str:
@@ -99,9 +99,7 @@ def beside(
     if len(new):
         sets["new"] = new
     rival = load_network(champion, next(candidate.network.parameters()).device)
-    theirs, ours = (
-        {name: evaluate(each, images) for name, images in sets.items()} for each in (rival, candidate.network)
-    )
+    theirs, ours = (evaluate_all(each, sets) for each in (rival, candidate.network))
     told = replace(
         given,
         num_given=sum(len(each) for name, each in sets.items() if name != "old"),
