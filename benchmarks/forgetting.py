@@ -43,8 +43,7 @@ from cifar_lit.models.finetuner import FineTuner
 from cifar_lit.models.networks import Network
 from cifar_lit.training.finetune import judges, learn
 from cifar_lit.training.gate import Gate
-from cifar_lit.training.hush import hush_lightning
-from cifar_lit.training.precision import best_precision
+from cifar_lit.training.lightning import best_precision, hush_lightning
 from cifar_lit.training.weight_interpolation import Given, Judged
 
 HERE = Path(__file__).parent

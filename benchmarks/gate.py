@@ -31,7 +31,7 @@ from cifar_lit.errors import IncrementError
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import evaluate
 from cifar_lit.memory import keep_freed_memory
-from cifar_lit.training.hush import hush_lightning
+from cifar_lit.training.lightning import hush_lightning
 from cifar_lit.training.weight_interpolation import Given
 
 HERE = Path(__file__).parent

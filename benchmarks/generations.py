@@ -49,7 +49,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.training.finetune import finetune
-from cifar_lit.training.hush import hush_lightning
+from cifar_lit.training.lightning import hush_lightning
 
 HERE = Path(__file__).parent
 RESULT = HERE / "results" / "generations.json"
@@ -137,7 +137,7 @@ def by_registry(images: Images, path: Path, last: Row, registry: Registry, seed:
     name = "interpolation" if "interpolation" in instances else "blend"  # as e14267a called it
     options |= {name: instances[name], "config": ""}
     done = finetune(before, tuner, data, trainer, instances.gate, registry, **options)
-    manifest = done.published.version.manifest
+    manifest = getattr(done, "published", done).version.manifest  # e14267a wrapped it
     status = manifest.status if hasattr(manifest, "status") else manifest.standing  # as e14267a called it
     about = {"status": status, "reason": manifest.reason, "share": manifest.training["share_of_child"]}
     return {**about, "champion": registry.resolve("latest").id}

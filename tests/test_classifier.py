@@ -118,7 +118,7 @@ def test_groups_are_the_networks_and_their_biases_are_spared_too(data: CIFAR10Da
     assert isinstance(optimizer, AdamW)
     found = [(group["name"], group["weight_decay"]) for group in optimizer.param_groups]
     assert found == [("filters", 0.3), ("head", 0.3), ("shifts", 0.0), ("whitening", 0.0)]
-    assert [group["params"] for group in optimizer.param_groups] == list(network.groups().values())
+    assert [group["params"] for group in optimizer.param_groups] == list(network.param_groups().values())
 
 
 class Preparing(ThreeBlockCNN):

@@ -64,6 +64,20 @@ def modules_of(*rooms: str) -> list[str]:
     return found
 
 
+def table_of_imports() -> str:
+    """Which room imports from which, as a Markdown table with a row for each that does."""
+    rooms = [each for each in ROOMS if (PACKAGE / each).is_dir()]
+    arrows = {
+        (room(name), room(other)) for name in MODULES for other in imports(name) if in_package(other, "cifar_lit")
+    }
+    lines = [f"| imports from | {' | '.join(rooms)} |", "|---" * (len(rooms) + 1) + "|"]
+    for own in ROOMS:
+        marks = ["●" if (own, each) in arrows and own != each else "" for each in rooms]
+        if any(marks):
+            lines.append(f"| {own} | {' | '.join(marks)} |")
+    return "\n".join(lines) + "\n"
+
+
 def python(code: str) -> str:
     """What a new interpreter prints."""
     return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
@@ -79,6 +93,10 @@ def test_imports_point_down(name: str) -> None:
     below = FLOOR if own in FLOOR else FLOOR | set(ROOMS[: ROOMS.index(own) + 1])
     wrong = {other for other in imports(name) if in_package(other, "cifar_lit") and room(other) not in below}
     assert not wrong
+
+
+def test_the_architecture_page_has_the_table_of_imports() -> None:
+    assert table_of_imports() in (PACKAGE.parent / "docs" / "architecture.md").read_text()
 
 
 @pytest.mark.parametrize("name", modules_of("inference", "feedback", "serving", "page"))

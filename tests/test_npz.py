@@ -35,7 +35,7 @@ from hostile_npz import (
     zeros_unit,
 )
 
-from cifar_lit.data.npy_header import ArrayHeader
+from cifar_lit.data.array_file import ArrayHeader
 from cifar_lit.data.npz import NpyFile, NpzFile
 from cifar_lit.errors import NpzError
 

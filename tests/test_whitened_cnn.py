@@ -70,7 +70,7 @@ def test_scales_of_batch_norm_and_the_whitening_filters_are_not_trained() -> Non
 
 def test_groups_are_all_trained_weights_once() -> None:
     network = small()
-    groups = network.groups()
+    groups = network.param_groups()
     assert list(groups) == ["filters", "head", "shifts", "whitening"]
     assert {weight.ndim for weight in groups["filters"]} == {4}
     assert groups["whitening"] == [network.whitening.bias]
@@ -201,7 +201,7 @@ def test_the_large_network_has_the_published_size() -> None:
     filters = [24 * 128, 128 * 128 * 2, 128 * 384, 384 * 384 * 2, 384 * 512, 512 * 512 * 2]
     trained = 9 * sum(filters) + 3 * (128 + 384 + 512) + 10 * 512 + 24
     assert sum(weight.numel() for weight in network.parameters() if weight.requires_grad) == trained
-    assert set(map(id, sum(network.groups().values(), []))) == {
+    assert set(map(id, sum(network.param_groups().values(), []))) == {
         id(weight) for weight in network.parameters() if weight.requires_grad
     }
 

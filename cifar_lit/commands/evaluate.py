@@ -16,13 +16,13 @@ from cifar_lit.data.arrays import Form, open_labelled
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.errors import DataError, NpzError, SettingError
-from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.calibration import at_temperature, ece_metrics
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop.model import Model, load_model
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.hush import hush_lightning
+from cifar_lit.training.lightning import hush_lightning
 
 _SPLITS = {"validate": "val", "test": "test"}
 _TRAINER_DEFAULTS = {
@@ -150,15 +150,15 @@ def _tell(
         print_json(evaluation.named_metrics(split) | errors)
     else:
         print(f"{model.name} on {about}\n")
-        print(report.classification_report(evaluation), end="")
+        print(evaluation.classification_report(), end="")
         served, raw = errors.values()
         print(f"calibration error: {served:.4f} as served, at temperature {temperature:.4g}; {raw:.4f} without it")
     if own.report is None:
         return
     title = f"{model.name}: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
     files: dict[str, Any] = {
-        "metrics.json": (json.dumps({split: report.as_json(evaluation)}, indent=2) + "\n").encode(),
-        "report.txt": report.classification_report(evaluation).encode(),
+        "metrics.json": (json.dumps({split: evaluation.as_json()}, indent=2) + "\n").encode(),
+        "report.txt": evaluation.classification_report().encode(),
         "confusion_matrix.png": plots.confusion_matrix(evaluation, title),
         "calibration.png": plots.calibration(evaluation, temperature),
     }

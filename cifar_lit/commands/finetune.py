@@ -18,21 +18,25 @@ from torch import Tensor
 from cifar_lit.commands.options import print_json
 from cifar_lit.data.finetune_data import FinetuneDataModule
 from cifar_lit.errors import SettingError
+from cifar_lit.evaluation import forgetting_report
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.interop.model import Model, load_model
-from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.finetuner import AverageWeights, FineTuner
 from cifar_lit.registry.reference import is_file
 from cifar_lit.registry.registry import LATEST, Registry
 from cifar_lit.training.class_arguments import ClassArgumentParser
-from cifar_lit.training.epoch_line import OneBar
-from cifar_lit.training.finetune import FineTuned, finetune
-from cifar_lit.training.gate import Gate, Verdict
-from cifar_lit.training.hush import hush_lightning
-from cifar_lit.training.precision import best_precision
-from cifar_lit.training.progress import ProgressLines, Tell, TellProgress, tell_nobody
-from cifar_lit.training.step_overhead import ReduceStepOverhead
-from cifar_lit.training.threads import free_cores, use_threads
+from cifar_lit.training.finetune import finetune
+from cifar_lit.training.gate import Gate
+from cifar_lit.training.lightning import (
+    ReduceStepOverhead,
+    best_precision,
+    free_cores,
+    hush_lightning,
+    speed_up,
+    use_threads,
+)
+from cifar_lit.training.progress import OneBar, ProgressLines, Tell, TellProgress, tell_nobody
+from cifar_lit.training.publish import Published
 from cifar_lit.training.weight_interpolation import WeightInterpolation
 
 NOT_PROMOTED = 3
@@ -79,13 +83,13 @@ def run(args: list[str]) -> int:
             _plain_warnings(),
             use_threads(config.threads),
         ):
-            result = _finetune(parser, config, model, registry)
+            published = _finetune(parser, config, model, registry)
     except KeyboardInterrupt as error:
         made = [each for each in registry.ids() if each not in before]
         kept = f"{', '.join(made)} was made meanwhile." if made else "No version was made; the registry is as it was."
         raise KeyboardInterrupt(kept) from error
-    _tell(config, result, registry)
-    return 0 if config.any_status or result.published.version.manifest.status == "promoted" else NOT_PROMOTED
+    _tell(config, published, registry)
+    return 0 if config.any_status or published.version.manifest.status == "promoted" else NOT_PROMOTED
 
 
 def _with_lists(args: Sequence[str]) -> list[str]:
@@ -195,7 +199,7 @@ def _check(config: Namespace) -> None:
         raise SettingError(f"trainer.devices is {config.trainer.devices}, expected 1: fine-tuning runs on one device.")
 
 
-def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, registry: Registry) -> FineTuned:
+def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, registry: Registry) -> Published:
     if model.version is not None:
         config["from"] = model.version.id  # "latest" will be another one when this config is run again
     tell = ProgressLines(sys.stderr) if config.progress else tell_nobody
@@ -223,7 +227,7 @@ def _finetune(parser: ClassArgumentParser, config: Namespace, model: Model, regi
 def build(instances: Namespace, parent: Model, tell: Tell = tell_nobody) -> tuple[FineTuner, pl.Trainer]:
     """What learns, and what makes it: from the parsed options with their classes instantiated."""
     hush_lightning()
-    keep_freed_memory()
+    speed_up(instances.trainer.accelerator)
     pl.seed_everything(instances.seed_everything, workers=True, verbose=False)
     options = dict(vars(instances.trainer))
     options["devices"] = 1
@@ -236,30 +240,31 @@ def build(instances: Namespace, parent: Model, tell: Tell = tell_nobody) -> tupl
     return FineTuner(parent.network, **vars(instances.model)), pl.Trainer(**options, callbacks=callbacks)
 
 
-def _tell(config: Namespace, result: FineTuned, registry: Registry) -> None:
-    version = result.published.version
+def _tell(config: Namespace, published: Published, registry: Registry) -> None:
+    version, candidate = published.version, published.candidate
     if config.json:
         champion = registry.champion()
         print_json(version.manifest.summary(champion.id if champion else None))
         return
-    print(f"\n{result.report()}")
+    print(f"\n{forgetting_report.summary(candidate.comparisons)}")
     print(f"{version.id} is {version.manifest.status}: {version.manifest.reason}.")
-    print(f"Weights: {result.share:.0%} of the fine-tuned network and {1 - result.share:.0%} of its parent (WiSE-FT).")
+    share = candidate.training["share_of_child"]
+    print(f"Weights: {share:.0%} of the fine-tuned network and {1 - share:.0%} of its parent (WiSE-FT).")
     print("p is the chance of such figures if the true loss were as large as the limit; of new images, if nothing had")
     print("been learned.")
     print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
     print(f"Version: {version.path}, with report/forgetting.png")
     if version.manifest.status != "promoted":
-        print(_advice(config, result))
+        print(_advice(config, published))
 
 
-def _advice(config: Namespace, result: FineTuned) -> str:
+def _advice(config: Namespace, published: Published) -> str:
     """What to do about a result that was not promoted."""
-    version, decision = result.published.version, result.published.decision
+    version, comparisons = published.version, published.candidate.comparisons
     files = " ".join(map(str, config.data.increments))
     check = f"`cifar-lit increment check {files} --report audit`"
-    new = result.comparisons.get("new", result.comparisons["learned"])
-    old = result.comparisons.get("old", new)
+    new = comparisons.get("new", comparisons["learned"])
+    old = comparisons.get("old", new)
     wrong = _classes(new, new.after.preds != new.after.labels)
     steps = {
         "unusable": f"{check} lists the copies. Give other images.",
@@ -273,7 +278,7 @@ def _advice(config: Namespace, result: FineTuned) -> str:
         "too few": "Give more images: one of every five is held out, and some dozens of these show a gain.",
         "known": f"{check} lists the copies. Give other images.",
     }
-    step = steps.get(decision.cause, "") if isinstance(decision, Verdict) else ""
+    step = steps.get(published.verdict.cause, "")
     by_hand = f"`cifar-lit versions promote {version.id}` makes it the champion all the same."
     return f"{step} {by_hand}".strip()
 

@@ -12,7 +12,7 @@ import cifar_lit
 from cifar_lit.commands.data_options import add_data, find_test_set
 from cifar_lit.commands.options import add_registry, print_json, registry_of
 from cifar_lit.data.image_set import ImageSet
-from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.evaluation import Evaluation, evaluate
 from cifar_lit.interop import onnx_model
 from cifar_lit.interop.model import KINDS, Model, load_file
@@ -95,7 +95,7 @@ def _about(model: Model, sha256: str, test_set: ImageSet | None, evaluation: Eva
 def _report_files(evaluation: Evaluation) -> dict[str, bytes]:
     title = f"Test set: {evaluation.metrics['acc']:.2%} of {len(evaluation.labels):,} images right"
     return {
-        "report/metrics.json": (json.dumps({"test": report.as_json(evaluation)}, indent=2) + "\n").encode(),
-        "report/report.txt": report.classification_report(evaluation).encode(),
+        "report/metrics.json": (json.dumps({"test": evaluation.as_json()}, indent=2) + "\n").encode(),
+        "report/report.txt": evaluation.classification_report().encode(),
         "report/confusion_matrix.png": plots.confusion_matrix(evaluation, title),
     }

@@ -10,8 +10,7 @@ from typing import IO, BinaryIO
 from numpy.lib import format as npy_format
 
 from cifar_lit.data import zips
-from cifar_lit.data.array_file import SUFFIX, ArrayFile, naming
-from cifar_lit.data.npy_header import ADVICE
+from cifar_lit.data.array_file import ADVICE, SUFFIX, ArrayFile, naming
 from cifar_lit.errors import NpzError
 
 _MAX_NAME = 255

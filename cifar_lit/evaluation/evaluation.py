@@ -1,8 +1,9 @@
-"""What a network predicts for labelled images, and the measures of how good that is."""
+"""What a network predicts for labelled images, and the measures of how good that is, as numbers, text and JSON."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -81,6 +82,44 @@ class Evaluation:
     def named_metrics(self, split: str) -> dict[str, float]:
         """The metrics under the names they are logged by: `test/acc` and so on."""
         return {f"{split}/{name}": value for name, value in self.metrics.items()}
+
+    def classification_report(self) -> str:
+        """A table of precision, recall, F1 and support, a row a class, then accuracy and the means."""
+        columns, class_names = self.per_class, self.class_names
+        support = columns["support"]
+        width = max(map(len, (*class_names, "weighted mean")))
+        lines = [f"{'':{width}}  precision  recall      f1  support"]
+        names = ("precision", "recall", "f1")
+
+        def row(title: str, values: Sequence[float], count: int) -> str:
+            precision, recall, f1 = values
+            return f"{title:{width}}  {precision:9.4f}  {recall:6.4f}  {f1:6.4f}  {count:7d}"
+
+        for index, title in enumerate(class_names):
+            lines.append(row(title, [columns[name][index].item() for name in names], int(support[index])))
+        metrics, total = self.metrics, int(support.sum())
+        weighted = [float((columns[name] * support).sum() / total) for name in names]
+        lines += [
+            "",
+            f"{'accuracy':{width}}  {'':9}  {'':6}  {metrics['acc']:6.4f}  {total:7d}",
+            row("macro mean", [metrics[name] for name in names], total),
+            row("weighted mean", weighted, total),
+            f"{'cross-entropy':{width}}  {'':9}  {'':6}  {metrics['loss']:6.4f}  {total:7d}",
+        ]
+        return "\n".join(lines) + "\n"
+
+    def as_json(self) -> dict[str, Any]:
+        """The metrics, those of each class, and the confusion matrix (rows are true classes), as plain JSON values."""
+        columns = {name: values.tolist() for name, values in self.per_class.items()}
+        return {
+            **self.metrics,
+            "count": len(self.labels),
+            "per_class": {
+                title: {name: values[index] for name, values in columns.items()}
+                for index, title in enumerate(self.class_names)
+            },
+            "confusion_matrix": self.confusion_matrix.tolist(),
+        }
 
 
 def classify(network: nn.Module, images: Tensor, *, tta_flip: bool = False, tta_shift: int = 0) -> Tensor:

@@ -46,6 +46,12 @@ def text(comparisons: Comparisons) -> str:
     return "\n".join([*tables, *flips])
 
 
+def summary(comparisons: Comparisons) -> str:
+    """What was gained, and what was lost of each class of the old images; `text` says it all."""
+    old = comparisons.get("old")
+    return overview(comparisons) + ("" if old is None else f"\n{by_class('old', old)}")
+
+
 def overview(comparisons: Comparisons) -> str:
     """A table with a row for each set of images."""
     width = max(map(len, comparisons))

@@ -122,7 +122,7 @@ class Classifier(pl.LightningModule):
     def configure_optimizers(self) -> OptimizerLRScheduler:
         groups = [
             {"params": weights, "name": name, **({} if weights[0].ndim > 1 else {"weight_decay": 0.0})}
-            for name, weights in self.network.groups().items()
+            for name, weights in self.network.param_groups().items()
         ]
         optimizer: Optimizer = _built("optimizer", self.optimizer, groups)
         if self.lr_scheduler is None:

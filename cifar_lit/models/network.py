@@ -58,7 +58,7 @@ class Network(nn.Module, ABC):
                 are read as are needed.
         """
 
-    def groups(self) -> dict[str, list[Tensor]]:
+    def param_groups(self) -> dict[str, list[Tensor]]:
         """All trained weights by what an optimizer or a schedule may tell apart; groups are neither empty nor mixed:
         all their weights have two or more dimensions, or none has."""
         trained: list[Tensor] = [weight for weight in self.parameters() if weight.requires_grad]

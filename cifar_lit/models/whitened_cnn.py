@@ -71,7 +71,7 @@ class WhitenedCNN(Network):
         features = self.blocks(self.activation(self.whitening(images)))
         return self.head(self.pool(features).flatten(1))  # type: ignore[no-any-return]
 
-    def groups(self) -> dict[str, list[Tensor]]:
+    def param_groups(self) -> dict[str, list[Tensor]]:
         """The filters, the head, the shifts of batch norm, and the shift of the whitening layer, which the published
         recipe trains for part of the time."""
         assert self.whitening.bias is not None

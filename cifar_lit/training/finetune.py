@@ -4,7 +4,7 @@ import hashlib
 import json
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,35 +24,13 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import Version
 from cifar_lit.registry.weights import load_network
 from cifar_lit.seeding import global_seed
-from cifar_lit.training.gate import Gate
+from cifar_lit.training.gate import Gate, Verdict
+from cifar_lit.training.lightning import hardware
 from cifar_lit.training.line import ROWS, keep, line, references, remembered
 from cifar_lit.training.progress import Tell, tell_nobody
-from cifar_lit.training.promotion import Decision
-from cifar_lit.training.publish import Published, publish
-from cifar_lit.training.rival import beside
+from cifar_lit.training.promotion import beside
+from cifar_lit.training.publish import Candidate, Published, publish
 from cifar_lit.training.weight_interpolation import Given, WeightInterpolation
-
-
-@dataclass(frozen=True)
-class FineTuned:
-    """What became of a fine-tuning.
-
-    Attributes:
-        published: the version and the gate's decision.
-        comparisons: parent and child, by the names of `forgetting_report.MEANING`.
-        share: of the child in the version's weights, 0..1; the rest is the parent's.
-    """
-
-    published: Published
-    comparisons: forgetting_report.Comparisons
-    share: float
-
-    def report(self) -> str:
-        """What was learned, and what of the old was lost; `report/forgetting.txt` says it all."""
-        old = self.comparisons.get("old")
-        return forgetting_report.overview(self.comparisons) + (
-            "" if old is None else f"\n{forgetting_report.by_class('old', old)}"
-        )
 
 
 def finetune(
@@ -69,7 +47,7 @@ def finetune(
     keep_mib: int = 0,
     source: Path | None = None,
     tell: Tell = tell_nobody,
-) -> FineTuned:
+) -> Published:
     """Trains `tuner`, made from the parent's network, compares the two, and publishes the result with the status that
     the gate gives it.
 
@@ -103,64 +81,63 @@ def finetune(
         rank_zero_warn(f"{note}.")
     began = time.monotonic()
     learn(tuner, datamodule, trainer)
-    seconds = round(time.monotonic() - began, 1)
+    training = {"seconds": round(time.monotonic() - began, 1), **_training(parent, tuner, datamodule, trainer, source)}
     tell("judging", 0.0)
     device = trainer.strategy.root_device  # Lightning's teardown has moved the network to the CPU
     child = tuner.network.float().to(device).eval()
     sets = judges(datamodule)
     given = _given(parent, datamodule, reference, versions, device)
     judged = interpolation.judge(parent.network.to(device), child, sets, gate, given)
-    network, comparisons, verdict = judged.network, judged.comparisons, judged.verdict
-    after = {name: each.after for name, each in comparisons.items()}
-    data = _fingerprint(parent, datamodule)
+    candidate = Candidate(
+        network=judged.network,
+        images=next(iter(sets.values())),
+        evaluations=_reported({name: each.after for name, each in judged.comparisons.items()}),
+        data=_fingerprint(parent, datamodule),
+        config=config,
+        training={**training, "share_of_child": judged.share},
+        history=tuner.history,
+        seed=global_seed(),
+        parent=parent.version.id if parent.version else None,
+        comparisons=judged.comparisons,
+        files={
+            ROWS: (json.dumps(datamodule.rows) + "\n").encode(),
+            **_forgetting_files(judged.comparisons, sets, parent.name),
+        },
+    )
 
-    def decide(champion: Version | None) -> Decision:
+    def decide(champion: Version | None) -> Verdict:
+        verdict = judged.verdict
         if verdict.status != "promoted" or champion is None or champion.id == parent.name:
             return verdict
-        decision = beside(champion, network, datamodule, data, gate, given, registry)
+        decision = beside(champion, candidate, datamodule, gate, given, registry)
         if decision.status == "promoted":
-            return Decision("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
-        return Decision("candidate", f"{verdict.reason}; but beside champion {champion.id}: {decision.reason}")
+            return Verdict("promoted", f"{verdict.reason}; beside champion {champion.id}: {decision.reason}")
+        return Verdict("candidate", f"{verdict.reason}; but beside champion {champion.id}: {decision.reason}")
 
-    training = {
+    tell("publishing", 0.0)
+    if judged.verdict.status != "rejected":
+        keep(datamodule, registry, keep_mib)
+    published = publish(candidate, registry, decide)
+    tell("publishing", 1.0)
+    return published
+
+
+def _training(
+    parent: Model, tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer, source: Path | None
+) -> dict[str, Any]:
+    """How the learning went, for the manifest."""
+    return {
         "epochs": len(tuner.history),
-        "seconds": seconds,
-        "precision": trainer.precision,
-        "device": str(trainer.strategy.root_device),
-        "num_devices": trainer.world_size,
+        **hardware(trainer),
         "from": parent.name,
         "share_of_old": round(datamodule.share_of_old, 4),
         "batch_norm": tuner.batch_norm,
         "distill": tuner.distill,
-        "share_of_child": judged.share,
         "weights_averaged": any(isinstance(each, WeightAveraging) for each in trainer.callbacks),  # type: ignore[attr-defined]
         "held_out": len(datamodule.new_val),
         "left_out": datamodule.notes,
+        **({} if source is None else {"from_sha256": hashlib.sha256(source.read_bytes()).hexdigest()}),
     }
-    if source is not None:
-        training["from_sha256"] = hashlib.sha256(source.read_bytes()).hexdigest()
-    tell("publishing", 0.0)
-    if verdict.status != "rejected":
-        keep(datamodule, registry, keep_mib)
-    published = publish(
-        network,
-        registry,
-        images=next(iter(sets.values())),
-        evaluations=_reported(after),
-        decide=decide,
-        data=data,
-        config=config,
-        training=training,
-        history=tuner.history,
-        seed=global_seed(),
-        parent=parent.version.id if parent.version else None,
-        extra_files={
-            ROWS: (json.dumps(datamodule.rows) + "\n").encode(),
-            **_forgetting_files(comparisons, sets, parent.name),
-        },
-    )
-    tell("publishing", 1.0)
-    return FineTuned(published, comparisons, judged.share)
 
 
 def learn(tuner: FineTuner, datamodule: FinetuneDataModule, trainer: pl.Trainer) -> None:

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -18,10 +19,9 @@ from pytorch_lightning.utilities import rank_zero_info
 
 from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.errors import CifarLitError, SettingError
-from cifar_lit.evaluation import plots, report
+from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.calibration import at_temperature
 from cifar_lit.evaluation.evaluation import evaluate
-from cifar_lit.memory import keep_freed_memory
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.own_network import check_describable
 from cifar_lit.native.library import unavailable_reason
@@ -31,7 +31,6 @@ from cifar_lit.training.averaging import WarnOfSlowAverage
 from cifar_lit.training.best_checkpoint import BestCheckpoint, SyncedCheckpointIO
 from cifar_lit.training.class_arguments import FitParser
 from cifar_lit.training.compilation import CompileMode, CompileStep, first_line
-from cifar_lit.training.epoch_line import EpochLine, LogRate, OneBar
 from cifar_lit.training.fit_options import (
     as_list,
     check_plateau,
@@ -44,14 +43,21 @@ from cifar_lit.training.fit_options import (
     stopping_mode,
     take_classes_from_data,
 )
-from cifar_lit.training.hush import hush_lightning
 from cifar_lit.training.interrupt import StopOnInterrupt
-from cifar_lit.training.precision import best_precision, uses_cuda
+from cifar_lit.training.lightning import (
+    NoProfiler,
+    ReduceStepOverhead,
+    best_precision,
+    hardware,
+    hush_lightning,
+    speed_up,
+    uses_cuda,
+)
+from cifar_lit.training.progress import EpochLine, LogRate, OneBar
 from cifar_lit.training.promotion import decide
-from cifar_lit.training.publish import CONFIG, Published, publish
+from cifar_lit.training.publish import CONFIG, Candidate, Published, publish
 from cifar_lit.training.run_files import finish_run, flat, run_folder
 from cifar_lit.training.step_graph import StepGraph
-from cifar_lit.training.step_overhead import NoProfiler, ReduceStepOverhead
 
 RUNS = "runs"
 
@@ -139,10 +145,8 @@ class FitCLI(LightningCLI):
             )
         if trainer.precision is None:
             trainer.precision = best_precision(trainer.accelerator)
-        if uses_cuda(trainer.accelerator):
-            torch.set_float32_matmul_precision("high")  # TF32, as cuDNN's convolutions have it without being asked
-            if trainer.benchmark is None:
-                trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
+        if uses_cuda(trainer.accelerator) and trainer.benchmark is None:
+            trainer.benchmark = not trainer.deterministic  # batches have two sizes at most: worth trying kernels
         validates = bool(self.config.fit.data.val_fraction) and trainer.limit_val_batches != 0
         check_plateau(self.config.fit.model, validates=validates)
         if not validates:
@@ -162,9 +166,7 @@ class FitCLI(LightningCLI):
         take_classes_from_data(self.config.fit.model.network, self.config.fit.data)
         self.registry = Registry(self.config.fit.registry)
         self.registry.check_writable()
-        keep_freed_memory()
-        # Adam's means decay towards 0 where nothing moves, and a CPU takes 100 times as long for the smallest numbers.
-        torch.set_flush_denormal(True)
+        speed_up(trainer.accelerator)
 
     def instantiate_classes(self) -> None:
         """Builds data, classifier and Trainer.
@@ -261,9 +263,7 @@ class FitCLI(LightningCLI):
             "ended_by": self._ended_by(),
             "seconds": round(self.model.prepare_seconds + sum(row["seconds"] for row in history), 3),
             "compile_seconds": round(sum(compiled), 3),
-            "precision": self.trainer.precision,
-            "device": str(self.trainer.strategy.root_device),
-            "num_devices": self.trainer.world_size,
+            **hardware(self.trainer),
         }
         # Lightning's teardown has moved the network to the CPU; a precision of bf16-true has its weights in bfloat16.
         network, datamodule = self.model.network.float().to(self.trainer.strategy.root_device), self.datamodule
@@ -274,18 +274,17 @@ class FitCLI(LightningCLI):
                 "The training diverged: the network's predictions are not finite, so no version was made. Lower the "
                 "learning rate (--model.optimizer.lr)."
             )
-        self.published = publish(
-            network,
-            self.registry,
+        candidate = Candidate(
+            network=network,
             images=next(data for data in sets.values() if len(data)),
             evaluations=evaluations,
-            decide=lambda champion: decide(network, datamodule, champion),
             data=datamodule.fingerprint(),
             config=self._config_text(),
             training=training,
             history=history,
             seed=self.seed,
         )
+        self.published = publish(candidate, self.registry, partial(decide, network, datamodule))
         self._tell(self.published)
 
     @property
@@ -308,9 +307,9 @@ class FitCLI(LightningCLI):
         return "early stopping" if self._callback(EarlyStopping).stopped_epoch else "its last epoch"
 
     def _tell(self, published: Published) -> None:
-        version, test = published.version, published.evaluations["test"]
-        print(f"\n{report.classification_report(test)}")
-        print(f"{version.id} is {version.manifest.status}: {published.decision.reason}.")
+        version, test = published.version, published.candidate.evaluations["test"]
+        print(f"\n{test.classification_report()}")
+        print(f"{version.id} is {version.manifest.status}: {published.verdict.reason}.")
         print("  ".join(f"{name} {value:.4f}" for name, value in version.manifest.metrics.items()))
         print(f"Version: {version.path}")
         served = at_temperature(test, version.manifest.temperature)

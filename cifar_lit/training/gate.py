@@ -10,7 +10,7 @@ import torch
 from cifar_lit.errors import SettingError
 from cifar_lit.evaluation.comparison import Comparison
 from cifar_lit.evaluation.evaluation import Evaluation
-from cifar_lit.training.promotion import Decision
+from cifar_lit.registry.manifest import Status
 
 Cause = Literal["", "unusable", "labels", "no old images", "forgets", "new fell", "known", "too few", "no gain"]
 
@@ -79,13 +79,17 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Verdict(Decision):
-    """A decision of the gate.
+class Verdict:
+    """What a new version is to be.
 
     Attributes:
-        cause: what kept it from being promoted; empty if nothing did.
+        status: candidate, promoted or rejected.
+        reason: why, with the figures.
+        cause: what kept it from being promoted, if the gate did.
     """
 
+    status: Status
+    reason: str
     cause: Cause = ""
 
     @property

@@ -96,7 +96,7 @@ class WeightInterpolation:
             parent: on the child's device.
             child: what training made of it.
             sets: images by name; "old", "new", "earlier" and "learned" are the gate's evidence; the others are
-                answered by the chosen network alone.
+                classified by the chosen network alone.
             gate: decides.
             given: what else the gate is told.
 
@@ -106,17 +106,17 @@ class WeightInterpolation:
         evidence = {name: data for name, data in sets.items() if name in EVIDENCE}
         chosen = self._choose(parent, child, evidence, gate, given)
         others = {name: data for name, data in sets.items() if name not in EVIDENCE}
-        compared = compare(_answers(parent, others), _answers(chosen.network, others))
+        compared = compare(evaluate_all(parent, others), evaluate_all(chosen.network, others))
         return replace(chosen, comparisons={**chosen.comparisons, **compared})
 
     def _choose(
         self, parent: Network, child: Network, evidence: Mapping[str, ImageSet], gate: Gate, given: Given
     ) -> Judged:
-        before = _answers(parent, evidence)
+        before = evaluate_all(parent, evidence)
         first = None
         for share in self.shares:
             network = mix(parent, child, share)
-            comparisons = compare(before, _answers(network, evidence))
+            comparisons = compare(before, evaluate_all(network, evidence))
             judged = Judged(network, share, comparisons, gate.judge(given.evidence(comparisons)))
             if judged.verdict.status == "promoted":
                 return judged
@@ -130,7 +130,8 @@ class WeightInterpolation:
         return first
 
 
-def _answers(network: Network, sets: Mapping[str, ImageSet]) -> dict[str, Evaluation]:
+def evaluate_all(network: Network, sets: Mapping[str, ImageSet]) -> dict[str, Evaluation]:
+    """A network's predictions for each set of images."""
     return {name: evaluate(network, data) for name, data in sets.items()}
 
 

@@ -1,4 +1,4 @@
-"""What training leaves out, it gives back when it ends."""
+"""Precision and threads that suit the machine; and what training leaves out of a step, it gives back when it ends."""
 
 import gc
 import os
@@ -12,7 +12,14 @@ from cifar_lit.data.datamodule import CIFAR10DataModule
 from cifar_lit.models.classifier import Classifier
 from cifar_lit.models.finetuner import AverageWeights
 from cifar_lit.models.networks import ThreeBlockCNN
-from cifar_lit.training.step_overhead import NoProfiler, ReduceStepOverhead
+from cifar_lit.training.lightning import (
+    NoProfiler,
+    ReduceStepOverhead,
+    best_precision,
+    free_cores,
+    use_threads,
+    uses_cuda,
+)
 
 CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
@@ -87,3 +94,46 @@ def test_averaged_weights_stay_where_they_were_asked_for() -> None:
     )
     assert average._average_model is not None
     assert {weight.device.type for weight in average._average_model.module.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "at_hand", "used"),
+    [("gpu", True, True), ("cuda", True, True), ("auto", True, True), ("cpu", True, False), ("auto", False, False)],
+)
+def test_a_gpu_is_used_if_it_is_there_and_wanted(
+    accelerator: str, at_hand: bool, used: bool, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: at_hand)
+    assert uses_cuda(accelerator) == used
+
+
+@pytest.mark.parametrize(("has_units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_used_where_the_device_has_it(has_units: bool, precision: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    assert best_precision("cpu") == precision
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_units)
+    assert best_precision("auto") == best_precision("gpu") == precision
+
+
+def test_an_unknown_accelerator_gets_full_precision():
+    assert best_precision("tpu") == "32-true"
+
+
+@pytest.mark.parametrize(
+    ("cores", "load", "free"), [(8, 0.1, 8), (8, 3.4, 5), (8, 7.6, 1), (8, 40.0, 1), (2, 1.0, 1), (1, 0.0, 1)]
+)
+def test_cores_are_free_that_nothing_has_used(
+    cores: int, load: float, free: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    monkeypatch.setattr("os.getloadavg", lambda: (load, 99.0, 99.0))
+    assert free_cores() == free
+
+
+def test_the_number_of_threads_is_put_back() -> None:
+    before = torch.get_num_threads()
+    with use_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    assert torch.get_num_threads() == before
