@@ -11,6 +11,7 @@ import yaml
 from cifar_lit.cli import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
+CHECKPOINTS = CONFIGS.parent / "checkpoints"
 FIT_CONFIGS = ["accurate", "accurate_large", "default", "fast", "quick", "seed", "smoke"]
 TENSORBOARD = "pytorch_lightning.loggers.TensorBoardLogger"
 OPTIMIZERS = [
@@ -146,3 +147,26 @@ def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys):
     )
     assert found["trainer"]["logger"]["init_args"]["save_dir"] == "other"
     assert found["trainer"]["logger"]["init_args"]["name"] == own_defaults(TENSORBOARD)["name"]
+
+
+@pytest.mark.parametrize("given", [["--config", "old.yaml"], ["--config=old.yaml"]])
+def test_a_config_of_an_earlier_release_has_its_options_under_the_names_of_today(
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    optimizer = {"class_path": "cifar_lit.models.optimizers.MuonSGD", "init_args": {"rounds": 4, "lr": 0.1}}
+    Path("old.yaml").write_text(yaml.safe_dump({"model": {"optimizer": optimizer}}))
+    options = resolved(capsys, "fit", *given)["model"]["optimizer"]["init_args"]
+    assert (options["ns_steps"], options["lr"]) == (4, 0.1)
+
+
+def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, capsys):
+    config = tmp_path / "old.yaml"
+    config.write_text(yaml.safe_dump({"blend": {"shares": [0.5]}, "any_standing": True}))
+    options = resolved(capsys, "finetune", "--config", str(config))
+    assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
+
+
+def test_the_configs_of_the_shipped_versions_are_read(capsys):
+    for config in sorted(CHECKPOINTS.glob("v*/config.yaml")):
+        resolved(capsys, "fit", "--config", str(config))

@@ -202,3 +202,13 @@ def test_senseless_rates_of_muon_sgd_are_refused(options: dict[str, float]):
 def test_senseless_decay_and_ns_steps_are_refused(options: dict[str, float]):
     with pytest.raises(SettingError, match="expected 0 or more and 1 or more"):
         MuonSGD([nn.Parameter(torch.ones(1))], **options)
+
+
+def test_the_state_of_an_earlier_release_is_read():
+    weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
+    state = MuonSGD([weight], ns_steps=4).state_dict()
+    for group in state["param_groups"]:
+        group["rounds"] = group.pop("ns_steps")
+    optimizer = MuonSGD([weight])
+    optimizer.load_state_dict(state)
+    assert [group["ns_steps"] for group in optimizer.param_groups] == [4]

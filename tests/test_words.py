@@ -34,12 +34,19 @@ HOUSE_WORDS = {
 """Regular expressions of whole words, and what the field says."""
 
 EXCEPTIONS = {
-    r"standings?": (r"registry/manifest\.py", r"glossary\.md", r"generations\.py"),  # schemas 1 and 2
+    r"standings?": (r"registry/manifest\.py", r"glossary\.md", r"generations\.py", r"renamed\.py"),  # schemas 1 and 2
     r"lessons?": (r"page/.*",),  # a file in versions of older releases
-    r"blend\w*": (r"generations\.py",),  # what e14267a called it
+    r"blend\w*": (r"generations\.py", r"renamed\.py"),  # what e14267a called it
     r"\w*pictures?": (r"page/.*",),  # a visitor's word
     r"\w*answer(s|ed|ing)?": (r"page/.*",),  # a visitor's word
-    r"rounds": (r"data/.*", r"native/.*", r"benchmarks/.*", r"docs/.*"),  # rounding, and rounds of a measurement
+    r"rounds": (
+        r"renamed\.py",
+        r"models/optimizers\.py",
+        r"data/.*",
+        r"native/.*",
+        r"benchmarks/.*",
+        r"docs/.*",
+    ),  # rounding, and rounds of a measurement
     r"patience\w*": (r"training/fit\.py", r"\w+\.yaml", r"docs/.*", r"benchmarks/.*"),  # of early stopping
 }
 """Files that may say it all the same."""

@@ -164,6 +164,12 @@ class MuonSGD(Optimizer):
             ]
         super().__init__(groups, {})
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # of a checkpoint of an earlier release
+            if "rounds" in group:
+                group["ns_steps"] = group.pop("rounds")
+
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = None

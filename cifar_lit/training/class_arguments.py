@@ -8,6 +8,8 @@ jsonargparse hands the arguments of a replaced class on to the class that replac
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import UnionType
 from typing import Any, NoReturn
 from unittest import mock
@@ -27,6 +29,7 @@ from cifar_lit.models.own_network import as_network, make_working_folder_importa
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.registry.shipped import config_path
 from cifar_lit.training.option_help import classes_help, fit_screen, one_line, with_subcommands
+from cifar_lit.training.renamed import with_new_names
 
 OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
 
@@ -48,8 +51,9 @@ class ClassArgumentParser(ArgumentParser):
                 if isinstance(action, _ActionHelpClassPath) and action.nargs is None:
                     action.nargs = "?"  # a class need not be named where there are several bases either
         make_working_folder_importable()
-        with _own_arguments(), _own_names(), _own_help():
-            return super().parse_args(_with_config_paths(sys.argv[1:] if given is None else given), *rest, **kwargs)
+        args_given = sys.argv[1:] if given is None else given
+        with TemporaryDirectory() as folder, _own_arguments(), _own_names(), _own_help():
+            return super().parse_args(_with_configs(args_given, Path(folder)), *rest, **kwargs)
 
     def parse_object(self, *args: Any, **kwargs: Any) -> Any:
         with _own_arguments(), _own_names(), _own_help():
@@ -75,14 +79,14 @@ class FitParser(ClassArgumentParser, LightningArgumentParser):
         return f"{fit_screen(list(OURS.values()))}\nAll options\n\n{options}"
 
 
-def _with_config_paths(args: Sequence[str]) -> list[str]:
-    """`--config quick` as `--config .../quick.yaml`."""
+def _with_configs(args: Sequence[str], folder: Path) -> list[str]:
+    """`--config quick` as `--config .../quick.yaml`, and a config of an earlier release with the names of today."""
     found = []
     for before, arg in zip(["", *args], args, strict=False):
         if before == "--config":
-            arg = config_path(arg)
+            arg = with_new_names(config_path(arg), folder)
         elif arg.startswith("--config="):
-            arg = f"--config={config_path(arg.removeprefix('--config='))}"
+            arg = f"--config={with_new_names(config_path(arg.removeprefix('--config=')), folder)}"
         found.append(arg)
     return found
 
