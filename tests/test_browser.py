@@ -415,7 +415,7 @@ def test_a_version_is_promoted_and_rolled_back(visit: Callable[..., Visit], regi
     page.get_by_role("button", name="v0002", exact=True).click()
     expect(page.locator("#model-chosen")).to_contain_text("v0002")
     page.get_by_role("button", name="Let v0002 answer").click()
-    expect(page.locator("#model-question")).to_have_text("Shall v0002 answer everybody, instead of v0001?")
+    expect(page.locator("#model-question")).to_have_text("Promote v0002, replacing v0001?")
     page.get_by_role("button", name="Cancel").click()
     expect(page.locator("#model-confirm")).to_have_count(0)
     assert registry.pointer() == "v0001"

@@ -129,11 +129,12 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         except CifarLitError as error:
             return [None, "", gr.update(visible=False), warning(view.words(error))]
         if change.action == "promote":
-            text = f"Shall {change.version} answer everybody, instead of {change.champion or 'none'}?"
+            replacing = f", replacing {change.champion}" if change.champion else ""
+            text = f"Promote {change.version}{replacing}?"
         else:
             text = (
-                f"Shall the version that was served before {change.champion} answer everybody again? "
-                f"{change.champion} is marked as rejected then."
+                f"Roll back to the version that was served before {change.champion}? {change.champion} is marked as "
+                "rejected."
             )
         return [change, note(text, "m-question"), gr.update(visible=True), ""]
 
