@@ -30,7 +30,7 @@ def point_at(folder: Path) -> None:
     replace_synced(folder.parent / "champion", f"{folder.name}\n".encode())
 
 
-def edit(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Changes a version's manifest."""
     path = folder / MANIFEST
     values = json.loads(path.read_bytes())

@@ -8,7 +8,8 @@ import io
 import struct
 import zlib
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
+from typing import Any
 
 import numpy as np
 from hostile_images import chunk, encoded, jpeg_with, png, unfiltered
@@ -115,7 +116,7 @@ def two_frames() -> bytes:
     return jpeg_with(lambda marker, body: body * 2 if marker == 0xC0 else body, JPEG)
 
 
-def mpo(**options: object) -> bytes:
+def mpo(**options: Any) -> bytes:
     return encoded(options.pop("image", IMAGE), "MPO", save_all=True, append_images=[IMAGE.resize((40, 30))], **options)
 
 
@@ -461,8 +462,8 @@ IMAGES: dict[str, tuple[bytes | Callable[[], bytes], str]] = {
     "rgba.heic": (lambda: heic(_RGBA), "white left"),
     "grey.heic": (lambda: heic(IMAGE.convert("L")), "grey"),
     "several.heic": (lambda: heic(save_all=True, append_images=[IMAGE.rotate(180)]), "rgb"),
-    **{f"{bits}_bits.heic": (lambda bits=bits: deep_heic(bits), "rgb") for bits in (10, 12)},
-    **{f"orientation{n}.heic": (lambda n=n: heic(turned(n), exif=exif(n).tobytes()), "rgb") for n in (3, 6)},
+    **{f"{bits}_bits.heic": (partial(deep_heic, bits), "rgb") for bits in (10, 12)},
+    **{f"orientation{n}.heic": (partial(heic, turned(n), exif=exif(n).tobytes()), "rgb") for n in (3, 6)},
     "cut50.heic": (lambda: heic()[: len(heic()) // 2], "refused"),
     # Others
     "scan.tif": (encoded(IMAGE, "TIFF"), "refused"),

@@ -23,6 +23,9 @@ SMOKE = str(Path(__file__).parent.parent / "configs" / "smoke.yaml")
 WEAK = 4
 """The class that v0001 of `parents` hardly knows."""
 
+Publish = Callable[..., Version]
+"""`publish(seed=0, promote=False, parent=None, temperature=1.0)`, the fixture."""
+
 
 def tiny_network(seed: int = 0) -> Network:
     """A small untrained network, in evaluation mode."""
@@ -48,8 +51,8 @@ def registry(tmp_path: Path) -> Registry:
 
 
 @pytest.fixture
-def publish(registry: Registry) -> Callable[..., Version]:
-    """Publishes a tiny version: `publish(seed=0, promote=False, parent=None, temperature=1.0)`."""
+def publish(registry: Registry) -> Publish:
+    """Publishes a tiny version."""
 
     def publish_tiny(
         seed: int = 0, *, promote: bool = False, parent: str | None = None, temperature: float = 1.0

@@ -95,7 +95,7 @@ def archive(
     body, directory = bytearray(lead), bytearray()
     for each in entries:
         packed = each.content if each.packed is None else each.packed
-        claims = {
+        claims: dict[str, Any] = {
             "name": each.name,
             "flags": each.flags,
             "method": each.method,
@@ -207,7 +207,7 @@ def too_many_rows() -> bytes:
 @cache
 def many_members(num: int) -> bytes:
     """A sound zip of `num` tiny arrays, with zip64 end records as it needs them."""
-    content = npy(np.uint8(1))
+    content = npy(np.array(1, np.uint8))
     return archive(*(Entry(b"%d.npy" % i, content) for i in range(num)), zip64={})
 
 
@@ -581,7 +581,7 @@ _CASES: list[tuple[str, bytes | Callable[[], bytes], Fault, str]] = [
     # Labels
     *[
         (
-            f"label {value} as {np.dtype(dtype)}",
+            f"label {value} as {np.dtype(dtype)}",  # type: ignore[call-overload]
             good(y_new=label(value, dtype)),
             "invalid",
             f"row 2 is {value} (of 1 such rows), expected 0..9. Correct",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_network
+from conftest import Publish, tiny_network
 from hostile_npz import HOSTILE, canary_path, npz_bytes
 from hostile_npz import npy as npy_bytes
 from PIL import Image
@@ -199,7 +199,7 @@ CONVERTED: dict[str, tuple[Files, str, np.ndarray, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", CONVERTED)
-def test_a_clear_form_is_converted_and_each_conversion_is_said(capsys, name: str) -> None:
+def test_a_clear_form_is_converted_and_each_conversion_is_said(capsys: pytest.CaptureFixture[str], name: str) -> None:
     files, args, images, words = CONVERTED[name]
     if name == "compressed npz":
         buffer = io.BytesIO()
@@ -276,7 +276,9 @@ REFUSED: dict[str, tuple[Files, str, str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_not_clear_is_refused_with_the_option_that_decides(capsys, name: str) -> None:
+def test_what_is_not_clear_is_refused_with_the_option_that_decides(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     files, args, words = REFUSED[name]
     status, said = made(capsys, files, f"--arrays {args}")
     assert (status, Path("out.npz").exists()) == (2, False)
@@ -285,7 +287,9 @@ def test_what_is_not_clear_is_refused_with_the_option_that_decides(capsys, name:
 
 
 @pytest.mark.parametrize("name", [name for name, (_, fault) in HOSTILE.items() if fault != "invalid"])
-def test_a_hostile_file_is_not_read_either(capsys, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_a_hostile_file_is_not_read_either(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     if name == "200 MiB and a byte":
         pytest.skip("of an accepted size here")
     HOSTILE[name][0](Path("a.npz"))
@@ -295,7 +299,9 @@ def test_a_hostile_file_is_not_read_either(capsys, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(("answer", "status"), [("y\n", 0), ("Yes\n", 0), ("\n", 2), ("n\n", 2), ("", 2)])
-def test_on_a_terminal_it_asks(capsys, monkeypatch: pytest.MonkeyPatch, answer: str, status: int) -> None:
+def test_on_a_terminal_it_asks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: str, status: int
+) -> None:
     terminal = io.StringIO(answer)
     terminal.isatty = lambda: True  # type: ignore[method-assign]
     monkeypatch.setattr("sys.stdin", terminal)
@@ -305,7 +311,7 @@ def test_on_a_terminal_it_asks(capsys, monkeypatch: pytest.MonkeyPatch, answer: 
 
 
 def test_a_float32_file_over_the_increments_limit_is_taken_if_its_uint8_form_fits(
-    capsys, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(increment, "MAX_BYTES", 2 * X.nbytes)
     Path("a.npz").write_bytes(xy(UNIT)["a.npz"])
@@ -324,7 +330,9 @@ def test_a_float32_file_over_the_increments_limit_is_taken_if_its_uint8_form_fit
 @pytest.mark.parametrize(
     "files", [xy(UNIT), npz(x=X, y=Y), xy(X, np.eye(10)[Y]), xy(X, Y + 1), {"a.npz": npy_bytes(X)}]
 )
-def test_what_refuses_such_a_file_names_the_command(capsys, publish, command: list[str], files: Files) -> None:
+def test_what_refuses_such_a_file_names_the_command(
+    capsys: pytest.CaptureFixture[str], publish: Publish, command: list[str], files: Files
+) -> None:
     publish(promote=True)
     Path("a.npz").write_bytes(files["a.npz"])
     assert main(command) == 2
@@ -344,7 +352,9 @@ def test_what_refuses_such_a_file_names_the_command(capsys, publish, command: li
         (pair(X, Y, ("fog.npy", "labels.npy")), "fog.npy", "fog.npy is read as images"),
     ],
 )
-def test_a_version_is_measured_on_labelled_arrays(capsys, publish, files: Files, args: str, words: str) -> None:
+def test_a_version_is_measured_on_labelled_arrays(
+    capsys: pytest.CaptureFixture[str], publish: Publish, files: Files, args: str, words: str
+) -> None:
     publish(promote=True)
     for name, content in files.items():
         Path(name).write_bytes(content)
@@ -360,7 +370,7 @@ def test_a_version_is_measured_on_labelled_arrays(capsys, publish, files: Files,
     assert names == {"metrics.json", "report.txt", "calibration.png", "confusion_matrix.png", "samples.png"}
 
 
-def test_a_test_on_arrays_prints_the_report(capsys, publish) -> None:
+def test_a_test_on_arrays_prints_the_report(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     Path("a.npz").write_bytes(xy(X)["a.npz"])
     assert main(["test", "--data.npz", "a.npz", "--tta_flip"]) == 0
@@ -378,7 +388,9 @@ def test_a_test_on_arrays_prints_the_report(capsys, publish) -> None:
         (xy(X), "a.npz a.npz a.npz", "--data.npz names 3 files"),
     ],
 )
-def test_a_test_on_other_arrays_is_refused(capsys, publish, files: Files, args: str, words: str) -> None:
+def test_a_test_on_other_arrays_is_refused(
+    capsys: pytest.CaptureFixture[str], publish: Publish, files: Files, args: str, words: str
+) -> None:
     publish(promote=True)
     Path("a.npz").write_bytes(files["a.npz"])
     assert main(["test", "--data.npz", *args.split()]) == 2
@@ -407,7 +419,9 @@ def test_forms_of_real_images_are_told_apart(form: Callable[[np.ndarray], np.nda
         assert np.array_equal(found.convert().images.numpy(), images)
 
 
-def test_rows_are_bounded_before_they_are_converted(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_bounded_before_they_are_converted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(increment, "MAX_ROWS", 39)
     monkeypatch.setattr(pixel_forms, "_MAX_ROWS", 39)
     status, said = made(capsys, npz(x=X, y=Y), "--arrays a.npz --yes")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,9 @@ ROWS = torch.randperm(40, generator=torch.Generator().manual_seed(1))[:NUM]
 ALL = Augmentation(flip=True, shift=4, rotation=15, zoom=0.1, cutout=8)
 
 
-def sample(augmentation: Augmentation, images: torch.Tensor = IMAGES, rows: torch.Tensor = ROWS, seed: int = 0):
+def sample(
+    augmentation: Augmentation, images: torch.Tensor = IMAGES, rows: torch.Tensor = ROWS, seed: int = 0
+) -> torch.Tensor:
     return augmentation.sample(images, rows, torch.Generator().manual_seed(seed))
 
 
@@ -118,7 +122,7 @@ def test_what_comes_in_from_beyond_the_edge_is_image_and_not_black() -> None:
     torch.testing.assert_close(batch, torch.full_like(batch, 255))
 
 
-def alternating(rows: torch.Tensor, epoch: int, seed: int = 0, **options) -> torch.Tensor:
+def alternating(rows: torch.Tensor, epoch: int, seed: int = 0, **options: Any) -> torch.Tensor:
     """bool (B,): which rows are mirrored, beside a check that they are nothing else."""
     augmentation = Augmentation(flip="alternating")
     batch = augmentation.sample(IMAGES, rows, torch.Generator(), epoch=epoch, seed=seed, **options)
@@ -207,7 +211,7 @@ def test_cutout_blanks_one_grey_square_inside_the_image(size: int) -> None:
         ({"zoom": float("nan")}, "zoom nan"),
     ],
 )
-def test_bad_option_raises(options: dict, message: str) -> None:
+def test_bad_option_raises(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**options)
 

@@ -91,7 +91,7 @@ def val_loss(classifier: Classifier, data: CIFAR10DataModule) -> float:
     return evaluate(classifier.network, data.val_set).metrics["loss"]
 
 
-def test_the_best_epoch_is_restored_after_the_last_one(tmp_path: Path):
+def test_the_best_epoch_is_restored_after_the_last_one(tmp_path: Path) -> None:
     classifier, data = make()
     best = train(classifier, data, tmp_path, SpoilFrom(3), epochs=6)
     assert best.best_epoch == 2
@@ -99,7 +99,7 @@ def test_the_best_epoch_is_restored_after_the_last_one(tmp_path: Path):
     assert classifier.history[5]["val/loss"] > classifier.history[2]["val/loss"]
 
 
-def test_the_best_epoch_is_restored_after_early_stopping(tmp_path: Path):
+def test_the_best_epoch_is_restored_after_early_stopping(tmp_path: Path) -> None:
     classifier, data = make()
     best = train(classifier, data, tmp_path, SpoilFrom(3), EarlyStopping("val/loss", patience=2), epochs=50)
     assert len(classifier.history) == 5
@@ -107,24 +107,24 @@ def test_the_best_epoch_is_restored_after_early_stopping(tmp_path: Path):
     assert val_loss(classifier, data) == pytest.approx(classifier.history[2]["val/loss"], abs=1e-5)
 
 
-def test_the_best_epoch_is_restored_after_an_error(tmp_path: Path):
+def test_the_best_epoch_is_restored_after_an_error(tmp_path: Path) -> None:
     classifier, data = make()
     with pytest.raises(RuntimeError, match="power cut"):
         train(classifier, data, tmp_path, SpoilFrom(3, RuntimeError("power cut")), epochs=6)
     assert val_loss(classifier, data) == pytest.approx(classifier.history[2]["val/loss"], abs=1e-5)
 
 
-def test_averaged_weights_are_restored_where_weights_are_averaged(tmp_path: Path):
+def test_averaged_weights_are_restored_where_weights_are_averaged(tmp_path: Path) -> None:
     classifier, data = make()
     best = train(classifier, data, tmp_path, SpoilFrom(3), EMAWeightAveraging(decay=0.5), epochs=5)
     assert best.best_epoch == 2
     assert val_loss(classifier, data) == pytest.approx(classifier.history[2]["val/loss"], abs=1e-5)
     kept = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(kept["network.head.weight"], classifier.network.head.weight)
+    assert torch.equal(kept["network.head.weight"], classifier.network.get_parameter("head.weight"))
 
 
 @pytest.mark.parametrize("use_batch_norm", [True, False])
-def test_the_average_of_the_last_epochs_is_kept_in_place_of_the_best(use_batch_norm: bool, tmp_path: Path):
+def test_the_average_of_the_last_epochs_is_kept_in_place_of_the_best(use_batch_norm: bool, tmp_path: Path) -> None:
     classifier, data = make()
     if not use_batch_norm:
         classifier.network = Flat()
@@ -137,17 +137,17 @@ def test_the_average_of_the_last_epochs_is_kept_in_place_of_the_best(use_batch_n
     if use_batch_norm:  # what was validated last is the average
         assert val_loss(classifier, data) == pytest.approx(classifier.history[4]["val/loss"], abs=1e-5)
     kept = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
-    assert torch.equal(kept["network.head.weight"], classifier.network.head.weight)
+    assert torch.equal(kept["network.head.weight"], classifier.network.get_parameter("head.weight"))
 
 
-def test_averaging_that_was_cut_short_keeps_the_best_epoch(tmp_path: Path):
+def test_averaging_that_was_cut_short_keeps_the_best_epoch(tmp_path: Path) -> None:
     classifier, data = make()
     average = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=4)
     best = train(classifier, data, tmp_path, SpoilFrom(2), average, EarlyStopping("val/loss", patience=1), epochs=9)
     assert best.best_epoch == 1
 
 
-def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path):
+def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: Path) -> None:
     whole, data = make()
     train(whole, data, tmp_path / "whole", epochs=4)
     first, data = make()
@@ -162,7 +162,7 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path: P
     ]
 
 
-def test_a_resumed_run_keeps_the_best_epoch_from_before_it(tmp_path: Path):
+def test_a_resumed_run_keeps_the_best_epoch_from_before_it(tmp_path: Path) -> None:
     classifier, data = make()
     train(classifier, data, tmp_path / "first", epochs=2)
     resumed, data = make(seed=9)
@@ -177,12 +177,12 @@ def test_a_resumed_run_keeps_the_best_epoch_from_before_it(tmp_path: Path):
     ("monitor", "mode"),
     [("val/loss", "min"), ("train/loss", "min"), ("val/acc", "max"), ("val/f1", "max"), ("val/recall", "max")],
 )
-def test_the_mode_follows_the_metric(monitor: str, mode: str):
+def test_the_mode_follows_the_metric(monitor: str, mode: str) -> None:
     assert mode_of(monitor) == mode
     assert BestCheckpoint(monitor).mode == mode
 
 
-def test_the_epoch_of_the_highest_accuracy_is_kept_where_accuracy_is_monitored(tmp_path: Path):
+def test_the_epoch_of_the_highest_accuracy_is_kept_where_accuracy_is_monitored(tmp_path: Path) -> None:
     classifier, data = make()
     best = BestCheckpoint("val/acc", dirpath=str(tmp_path))
     quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
@@ -192,7 +192,7 @@ def test_the_epoch_of_the_highest_accuracy_is_kept_where_accuracy_is_monitored(t
     assert best.best_epoch == accuracies.index(max(accuracies))
 
 
-def test_a_metric_that_is_not_there_is_refused_with_those_that_are():
+def test_a_metric_that_is_not_there_is_refused_with_those_that_are() -> None:
     with pytest.raises(SettingError, match=r"best.monitor is 'val/auc', expected one of: .*val/loss, val/acc"):
         BestCheckpoint("val/auc")
 
@@ -211,7 +211,7 @@ class CountWrites(Callback):
             self.epochs.append(trainer.current_epoch - 1)
 
 
-def test_between_the_first_epoch_and_the_last_the_state_is_written_as_often_as_asked(tmp_path: Path):
+def test_between_the_first_epoch_and_the_last_the_state_is_written_as_often_as_asked(tmp_path: Path) -> None:
     classifier, data = make()
     every, seldom = CountWrites(tmp_path / "every/last.ckpt"), CountWrites(tmp_path / "seldom/last.ckpt")
     train(classifier, data, tmp_path / "every", every, epochs=4)
@@ -224,7 +224,7 @@ def test_between_the_first_epoch_and_the_last_the_state_is_written_as_often_as_a
         assert {path.name for path in (tmp_path / folder).iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_an_epoch_that_was_cut_short_does_not_replace_the_state_to_resume_from(tmp_path: Path):
+def test_an_epoch_that_was_cut_short_does_not_replace_the_state_to_resume_from(tmp_path: Path) -> None:
     class StopInTheMiddle(Callback):
         def on_train_batch_end(self, trainer: pl.Trainer, *arguments: Any) -> None:
             trainer.should_stop = trainer.current_epoch == 2
@@ -242,7 +242,7 @@ def test_an_epoch_that_was_cut_short_does_not_replace_the_state_to_resume_from(t
 
 def test_a_checkpoint_that_can_not_be_written_is_an_error_and_leaves_the_old_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     target = tmp_path / "last.ckpt"
     SyncedCheckpointIO().save_checkpoint({"epoch": 1}, target)
 

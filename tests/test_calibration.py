@@ -5,11 +5,13 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_network
+from conftest import Publish, tiny_network
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -93,7 +95,7 @@ def test_the_metrics_are_those_before_and_after() -> None:
 
 
 @pytest.mark.parametrize("module", [weights_npz, safetensors_file])
-def test_files_of_weights_carry_it(module, tmp_path: Path) -> None:
+def test_files_of_weights_carry_it(module: ModuleType, tmp_path: Path) -> None:
     network = tiny_network()
     network.temperature = 0.625
     path = tmp_path / ("weights.npz" if module is weights_npz else "weights.safetensors")
@@ -101,7 +103,7 @@ def test_files_of_weights_carry_it(module, tmp_path: Path) -> None:
     assert load_file(path).network.temperature == 0.625
 
 
-def with_header(tmp_path: Path, change: Callable[[dict], None]) -> Path:
+def with_header(tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     arrays = dict(np.load(io.BytesIO(weights_npz.dump(tiny_network(), CLASS_NAMES))))
     header = json.loads(arrays["header"].tobytes())
     change(header)
@@ -153,7 +155,7 @@ DATA = ["--data.root", "data"]
 
 
 @pytest.fixture
-def old(publish, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def old(publish: Publish, registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """A registry with v0001, which knows its data and has no temperature; the data are at hand."""
     from test_fit import image_folder
 
@@ -186,7 +188,7 @@ def test_upgrade_fits_it_to_the_versions_own_validation_images(
 
 
 def test_upgrade_leaves_a_version_of_other_images_as_it_is_and_says_why(
-    old: Registry, publish, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    old: Registry, publish: Publish, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
     publish(seed=1)
     assert main(["versions", "upgrade", *DATA, "--json"]) == 0

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from broken_versions import BROKEN, FOLDERS, STUCK, edit, network_args, point_at, rewrite
+from conftest import Publish
 
 from cifar_lit.errors import OverloadedError
 from cifar_lit.inference import champion as champion_module
@@ -101,7 +102,9 @@ def copy(three: Path, tmp_path: Path) -> Registry:
 # Following
 
 
-def test_the_champion_is_served_and_a_promotion_and_a_rollback_are_followed(registry: Registry, publish) -> None:
+def test_the_champion_is_served_and_a_promotion_and_a_rollback_are_followed(
+    registry: Registry, publish: Publish
+) -> None:
     publish(0, promote=True)
 
     async def test(followed: Followed) -> None:
@@ -204,7 +207,7 @@ def test_a_version_that_is_served_stays_whatever_becomes_of_its_folder(copy: Reg
     follow(copy, test)
 
 
-def test_an_empty_registry_becomes_ready_with_the_first_promotion(registry: Registry, publish) -> None:
+def test_an_empty_registry_becomes_ready_with_the_first_promotion(registry: Registry, publish: Publish) -> None:
     async def test(followed: Followed) -> None:
         assert not followed.champion.ready
         assert followed.champion.refusal is None
@@ -333,7 +336,7 @@ def test_the_reason_says_what_is_wrong(copy: Registry, kind: str, reason: str) -
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_with_a_broken_champion_at_the_start_the_newest_promoted_whole_one_is_served(
-    copy: Registry, publish, kind: str
+    copy: Registry, publish: Publish, kind: str
 ) -> None:
     edit(copy.root / "v0003", lambda values: values.update(status="rejected"))
     BROKEN[kind](copy.root / "v0002")

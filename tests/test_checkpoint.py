@@ -100,7 +100,7 @@ def test_the_trainer_predicts_probabilities(tmp_path: Path) -> None:
     assert probs.shape == (100, 10)
     assert torch.allclose(probs.sum(1), torch.ones(100))
     images = data().split("test").images.permute(0, 3, 1, 2)
-    loader = torch.utils.data.DataLoader(images, batch_size=50)  # type: ignore[arg-type]
+    loader: Any = torch.utils.data.DataLoader(images, batch_size=50)  # type: ignore[arg-type]
     alone = torch.cat(trainer.predict(classifier, loader))  # type: ignore[arg-type]
     assert torch.allclose(alone, probs, atol=1e-6)
 

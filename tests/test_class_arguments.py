@@ -50,7 +50,9 @@ def is_own(option: dict[str, Any], given: dict[str, Any]) -> bool:
 
 @pytest.mark.parametrize("name", FIT_CONFIGS)
 @pytest.mark.parametrize("option", ["network", "optimizer", "lr_scheduler"])
-def test_a_config_runs_with_the_arguments_that_it_names(name: str, option: str, capsys):
+def test_a_config_runs_with_the_arguments_that_it_names(
+    name: str, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = CONFIGS / f"{name}.yaml"
     given = yaml.safe_load(path.read_text())["model"].get(option)
     found = resolved(capsys, "fit", "--config", str(path))["model"][option]
@@ -61,7 +63,7 @@ def test_a_config_runs_with_the_arguments_that_it_names(name: str, option: str, 
     assert is_own(found, given.get("init_args", {}))
 
 
-def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys):
+def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys: pytest.CaptureFixture[str]) -> None:
     given = yaml.safe_load((CONFIGS / "finetune.yaml").read_text())["model"]["optimizer"]
     found = resolved(capsys, "finetune", "--config", str(CONFIGS / "finetune.yaml"))["model"]["optimizer"]
     assert found["class_path"] == given["class_path"]
@@ -79,11 +81,13 @@ def test_the_fine_tuning_config_runs_with_the_arguments_that_it_names(capsys):
         ("network", "WhitenedCNN", "cifar_lit.models.whitened_cnn.WhitenedCNN"),
     ],
 )
-def test_a_short_name_means_ours_where_there_is_one(option: str, name: str, class_path: str, capsys):
+def test_a_short_name_means_ours_where_there_is_one(
+    option: str, name: str, class_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert resolved(capsys, "fit", f"--model.{option}={name}")["model"][option]["class_path"] == class_path
 
 
-def test_a_misspelt_option_is_answered_with_the_likely_one(tmp_path: Path, capsys):
+def test_a_misspelt_option_is_answered_with_the_likely_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "typo.yaml").write_text("data: {bathc_size: 3}")
     for arguments in (["--data.bathc_size=3"], ["--config", str(tmp_path / "typo.yaml")]):
         with pytest.raises(SystemExit) as ended:
@@ -93,7 +97,7 @@ def test_a_misspelt_option_is_answered_with_the_likely_one(tmp_path: Path, capsy
 
 
 @pytest.mark.parametrize("class_path", OPTIMIZERS)
-def test_an_optimizer_named_alone_has_its_own_defaults(class_path: str, capsys):
+def test_an_optimizer_named_alone_has_its_own_defaults(class_path: str, capsys: pytest.CaptureFixture[str]) -> None:
     found = resolved(capsys, "fit", "--model.optimizer", class_path)["model"]["optimizer"]
     assert found["class_path"] == class_path
     assert is_own(found, {})
@@ -101,7 +105,9 @@ def test_an_optimizer_named_alone_has_its_own_defaults(class_path: str, capsys):
 
 @pytest.mark.parametrize("class_path", [each for each in OPTIMIZERS if not each.endswith(".Muon")])
 @pytest.mark.parametrize("command", [["fit", "--config", str(CONFIGS / "default.yaml")], ["finetune"]])
-def test_an_optimizer_instead_of_muon_has_its_own_defaults(command: list[str], class_path: str, capsys):
+def test_an_optimizer_instead_of_muon_has_its_own_defaults(
+    command: list[str], class_path: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert is_own(resolved(capsys, *command, "--model.optimizer", class_path)["model"]["optimizer"], {})
 
 
@@ -116,7 +122,9 @@ def test_an_optimizer_instead_of_muon_has_its_own_defaults(command: list[str], c
         (["--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=3"], "lr_scheduler", {"step_size": 3}),
     ],
 )
-def test_over_a_config_a_replaced_class_leaves_nothing_behind(options, option, given, capsys):
+def test_over_a_config_a_replaced_class_leaves_nothing_behind(
+    options: list[str], option: str, given: dict[str, Any] | None, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = CONFIGS / "default.yaml"
     found = resolved(capsys, "fit", "--config", str(config), *options)["model"][option]
     if given is None:  # the same class: what the config says of it stays
@@ -124,20 +132,20 @@ def test_over_a_config_a_replaced_class_leaves_nothing_behind(options, option, g
     assert is_own(found, given)
 
 
-def test_the_second_of_two_configs_leaves_nothing_behind(tmp_path: Path, capsys):
+def test_the_second_of_two_configs_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     second = tmp_path / "second.yaml"
     second.write_text("model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.01}}}")
     found = resolved(capsys, "fit", "--config", str(CONFIGS / "default.yaml"), "--config", str(second))
     assert is_own(found["model"]["optimizer"], {"lr": 0.01})
 
 
-def test_what_a_replaced_class_leaves_is_named(caplog: pytest.LogCaptureFixture):
+def test_what_a_replaced_class_leaves_is_named(caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(SystemExit), caplog.at_level("INFO"):
         main(["fit", "--config", str(CONFIGS / "default.yaml"), "--model.optimizer=torch.optim.SGD", "--print_config"])
     assert "SGD replaces cifar_lit.models.optimizers.Muon and drops its lr=0.006" in caplog.text
 
 
-def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys):
+def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "logger.yaml"
     config.write_text(
         "trainer: {logger: {class_path: pytorch_lightning.loggers.CSVLogger, init_args: {save_dir: mine, name: run}}}"

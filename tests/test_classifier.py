@@ -41,7 +41,7 @@ def trainer() -> pl.Trainer:
     )
 
 
-def test_weight_decay_spares_biases_and_batch_norm(data: CIFAR10DataModule):
+def test_weight_decay_spares_biases_and_batch_norm(data: CIFAR10DataModule) -> None:
     classifier = Classifier(network(), optimizer=partial(AdamW, weight_decay=0.3))
     optimizer = classifier.configure_optimizers()
     assert isinstance(optimizer, AdamW)
@@ -50,7 +50,7 @@ def test_weight_decay_spares_biases_and_batch_norm(data: CIFAR10DataModule):
         assert decay[id(weight)] == (0.3 if weight.ndim > 1 else 0.0)
 
 
-def test_one_cycle_spans_the_whole_training(data: CIFAR10DataModule):
+def test_one_cycle_spans_the_whole_training(data: CIFAR10DataModule) -> None:
     classifier = Classifier(network(), optimizer=partial(SGD, lr=1.0), lr_scheduler=OneCycle)
     fit = trainer()
     fit.fit(classifier, data)
@@ -60,14 +60,14 @@ def test_one_cycle_spans_the_whole_training(data: CIFAR10DataModule):
     assert fit.optimizers[0].param_groups[0]["lr"] == pytest.approx(0)
 
 
-def test_a_plateau_schedule_watches_the_monitored_metric(data: CIFAR10DataModule):
+def test_a_plateau_schedule_watches_the_monitored_metric(data: CIFAR10DataModule) -> None:
     classifier = Classifier(network(), partial(SGD, lr=1.0), ReduceLROnPlateau, monitor="val/acc")
     fit = trainer()
     fit.fit(classifier, data)
     assert fit.lr_scheduler_configs[0].monitor == "val/acc"
 
 
-def test_training_loss_and_accuracy_are_means_over_all_images(data: CIFAR10DataModule):
+def test_training_loss_and_accuracy_are_means_over_all_images(data: CIFAR10DataModule) -> None:
     model = network(dropout=0.0)
     classifier = Classifier(model, partial(SGD, lr=0.0), label_smoothing=0.1)
     fit = trainer()
@@ -85,7 +85,7 @@ def test_training_loss_and_accuracy_are_means_over_all_images(data: CIFAR10DataM
 
 
 @pytest.mark.parametrize("tta_flip", [False, True])
-def test_the_test_loop_measures_what_evaluate_measures(data: CIFAR10DataModule, tta_flip: bool):
+def test_the_test_loop_measures_what_evaluate_measures(data: CIFAR10DataModule, tta_flip: bool) -> None:
     classifier = Classifier(network(), tta_flip=tta_flip)
     fit = trainer()
     (logged,) = fit.test(classifier, data, verbose=False)
@@ -95,13 +95,13 @@ def test_the_test_loop_measures_what_evaluate_measures(data: CIFAR10DataModule, 
     assert torch.allclose(classifier.evaluations["test"].logits, expected.logits, atol=1e-5)
 
 
-def test_validation_loss_has_no_label_smoothing(data: CIFAR10DataModule):
+def test_validation_loss_has_no_label_smoothing(data: CIFAR10DataModule) -> None:
     plain, smoothed = Classifier(network()), Classifier(network(), label_smoothing=0.5)
     values = [trainer().validate(each, data, verbose=False)[0]["val/loss"] for each in (plain, smoothed)]
     assert values[0] == values[1]
 
 
-def test_history_has_a_row_for_each_epoch(data: CIFAR10DataModule):
+def test_history_has_a_row_for_each_epoch(data: CIFAR10DataModule) -> None:
     classifier = Classifier(network())
     fit = trainer()
     fit.fit_loop.max_epochs = 2
@@ -111,7 +111,7 @@ def test_history_has_a_row_for_each_epoch(data: CIFAR10DataModule):
     assert names <= set(classifier.history[0])
 
 
-def test_groups_are_the_networks_and_their_biases_are_spared_too(data: CIFAR10DataModule):
+def test_groups_are_the_networks_and_their_biases_are_spared_too(data: CIFAR10DataModule) -> None:
     torch.manual_seed(0)
     network = WhitenedCNN(widths=[4, 8])
     optimizer = Classifier(network, optimizer=partial(AdamW, weight_decay=0.3)).configure_optimizers()
@@ -128,7 +128,7 @@ class Preparing(ThreeBlockCNN):
         self.seen = [images for images, _ in zip(batches, range(2), strict=False)]
 
 
-def test_a_network_is_prepared_with_training_images_before_the_first_step(data: CIFAR10DataModule):
+def test_a_network_is_prepared_with_training_images_before_the_first_step(data: CIFAR10DataModule) -> None:
     network = Preparing(width=4, hidden=8)
     fit = trainer()
     fit.fit(Classifier(network), data)
@@ -141,7 +141,7 @@ def whitening(network: Network) -> Tensor:
     return network.state_dict()["whitening.weight"].clone()
 
 
-def test_a_prepared_network_stays_as_it_is_when_training_goes_on(data: CIFAR10DataModule, tmp_path: Path):
+def test_a_prepared_network_stays_as_it_is_when_training_goes_on(data: CIFAR10DataModule, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = WhitenedCNN(widths=[4])
     untouched = whitening(network)
@@ -158,7 +158,7 @@ def test_a_prepared_network_stays_as_it_is_when_training_goes_on(data: CIFAR10Da
         assert torch.equal(whitening(resumed), prepared)
 
 
-def test_all_processes_take_what_the_first_has_prepared(data: CIFAR10DataModule):
+def test_all_processes_take_what_the_first_has_prepared(data: CIFAR10DataModule) -> None:
     torch.manual_seed(0)
     first, second = WhitenedCNN(widths=[4]), WhitenedCNN(widths=[4])
     images = torch.randint(0, 256, (64, 3, 32, 32), dtype=torch.uint8)
@@ -173,7 +173,7 @@ def test_all_processes_take_what_the_first_has_prepared(data: CIFAR10DataModule)
     assert torch.equal(second.head.weight, first.head.weight)
 
 
-def test_tta_is_used_in_the_test_loop(data: CIFAR10DataModule):
+def test_tta_is_used_in_the_test_loop(data: CIFAR10DataModule) -> None:
     classifier = Classifier(network(), tta_flip=True, tta_shift=2)
     (logged,) = trainer().test(classifier, data, verbose=False)
     expected = evaluate(classifier.network, data.test_set, tta_flip=True, tta_shift=2)

@@ -8,10 +8,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from camera_images import BASES, IMAGES
+from conftest import Publish
 from hostile_images import content_of
 from PIL import Image
 
@@ -47,7 +49,7 @@ def called(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str,
     return status, *capsys.readouterr()
 
 
-def json_of(capsys: pytest.CaptureFixture[str], *args: object):
+def json_of(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
     status, out, err = called(capsys, *args)
     assert (status, err) == (0, "")
     return json.loads(out)
@@ -56,33 +58,33 @@ def json_of(capsys: pytest.CaptureFixture[str], *args: object):
 # cifar-lit
 
 
-def test_without_a_command_the_usage_is_shown(capsys) -> None:
+def test_without_a_command_the_usage_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main([])
     assert "usage: cifar-lit [-h] [--version] COMMAND" in capsys.readouterr().err
 
 
-def test_help_lists_every_command(capsys) -> None:
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if line.startswith("  ") and line.split()[0] in COMMANDS] == [*COMMANDS]
 
 
-def test_an_unknown_command_is_refused_with_the_known_ones(capsys) -> None:
+def test_an_unknown_command_is_refused_with_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["train"])
     assert re.search(r"invalid choice: 'train' \(choose from '?fit", capsys.readouterr().err)
 
 
-def test_version_is_that_of_the_package(capsys) -> None:
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["--version"])
     assert capsys.readouterr().out == f"cifar-lit {cifar_lit.__version__}\n"
 
 
 @pytest.mark.parametrize("args", [["predict", "--help"], ["versions", "--help"], ["versions", "show", "--help"]])
-def test_a_command_shows_its_help(capsys, args: list[str]) -> None:
+def test_a_command_shows_its_help(capsys: pytest.CaptureFixture[str], args: list[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(args)
     assert f"usage: cifar-lit {' '.join(args[:-1])}" in capsys.readouterr().out
@@ -91,7 +93,7 @@ def test_a_command_shows_its_help(capsys, args: list[str]) -> None:
 # cifar-lit versions
 
 
-def test_versions_list_marks_the_champion(capsys, publish) -> None:
+def test_versions_list_marks_the_champion(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     publish(parent="v0001")
     status, out, err = called(capsys, "versions", "list")
@@ -104,7 +106,9 @@ def test_versions_list_marks_the_champion(capsys, publish) -> None:
     assert legend.startswith("* is the champion")
 
 
-def test_versions_list_names_the_increments_and_shortens_a_long_reason(capsys, publish, registry: Registry) -> None:
+def test_versions_list_names_the_increments_and_shortens_a_long_reason(
+    capsys: pytest.CaptureFixture[str], publish: Publish, registry: Registry
+) -> None:
     path = publish(promote=True).path / "manifest.json"
     values = json.loads(path.read_text())
     values["data"]["increments"] = [{"name": "a.npz", "sha256": "0" * 64, "count": 3}]
@@ -114,7 +118,9 @@ def test_versions_list_names_the_increments_and_shortens_a_long_reason(capsys, p
     assert line.endswith(" ...")
 
 
-def test_versions_increments_lists_what_is_kept_and_drops_it(capsys, publish, registry: Registry) -> None:
+def test_versions_increments_lists_what_is_kept_and_drops_it(
+    capsys: pytest.CaptureFixture[str], publish: Publish, registry: Registry
+) -> None:
     path = publish().path / "manifest.json"
     values = json.loads(path.read_text())
     values["data"]["increments"] = [{"name": "a.npz", "sha256": "a" * 64, "count": 3}]
@@ -140,7 +146,7 @@ def test_versions_increments_lists_what_is_kept_and_drops_it(capsys, publish, re
     assert not registry.increments.sizes()
 
 
-def test_a_reader_that_has_read_enough_is_no_error(publish, registry: Registry) -> None:
+def test_a_reader_that_has_read_enough_is_no_error(publish: Publish, registry: Registry) -> None:
     """As `cifar-lit versions list | head -0` in a shell."""
     publish(promote=True)
     read, write = os.pipe()
@@ -151,7 +157,9 @@ def test_a_reader_that_has_read_enough_is_no_error(publish, registry: Registry) 
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
-def test_ctrl_c_while_a_command_is_imported_is_status_130(capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_while_a_command_is_imported_is_status_130(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def interrupted(name: str) -> None:
         raise KeyboardInterrupt
 
@@ -160,7 +168,7 @@ def test_ctrl_c_while_a_command_is_imported_is_status_130(capsys, monkeypatch: p
     assert (status, err) == (130, "Stopped by Ctrl-C.\n")
 
 
-def test_versions_list_as_json(capsys, publish) -> None:
+def test_versions_list_as_json(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     publish(parent="v0001")
     first, second = json_of(capsys, "versions", "list", "--json")
@@ -171,14 +179,16 @@ def test_versions_list_as_json(capsys, publish) -> None:
     assert second["parent"] == "v0001"
 
 
-def test_versions_list_of_an_empty_registry(capsys, registry: Registry) -> None:
+def test_versions_list_of_an_empty_registry(capsys: pytest.CaptureFixture[str], registry: Registry) -> None:
     status, out, _ = called(capsys, "versions", "list")
     assert (status, out) == (0, f"No version in {registry} yet. `cifar-lit fit` makes one.\n")
     assert json_of(capsys, "versions", "list", "--json") == []
     assert json_of(capsys, "versions", "verify", "--json") == {}
 
 
-def test_versions_list_goes_on_when_the_champion_is_damaged(capsys, publish) -> None:
+def test_versions_list_goes_on_when_the_champion_is_damaged(
+    capsys: pytest.CaptureFixture[str], publish: Publish
+) -> None:
     (publish(promote=True).path / "model.safetensors").unlink()
     status, out, _ = called(capsys, "versions", "list", "--json")
     assert status == 0
@@ -186,7 +196,9 @@ def test_versions_list_goes_on_when_the_champion_is_damaged(capsys, publish) -> 
 
 
 @pytest.mark.parametrize("reference", ["latest", "v0001"])
-def test_versions_show_tells_all_and_the_report(capsys, publish, reference: str) -> None:
+def test_versions_show_tells_all_and_the_report(
+    capsys: pytest.CaptureFixture[str], publish: Publish, reference: str
+) -> None:
     version = publish(promote=True)
     status, out, err = called(capsys, "versions", "show", reference)
     assert (status, err) == (0, "")
@@ -197,13 +209,15 @@ def test_versions_show_tells_all_and_the_report(capsys, publish, reference: str)
     assert out.endswith("\n\nthe report\n")
 
 
-def test_versions_show_as_json_is_the_manifest_and_the_champion(capsys, publish) -> None:
+def test_versions_show_as_json_is_the_manifest_and_the_champion(
+    capsys: pytest.CaptureFixture[str], publish: Publish
+) -> None:
     version = publish()
     shown = json_of(capsys, "versions", "show", "v0001", "--json")
     assert shown == json.loads((version.path / "manifest.json").read_text()) | {"champion": False}
 
 
-def test_versions_promote(capsys, publish, registry: Registry) -> None:
+def test_versions_promote(capsys: pytest.CaptureFixture[str], publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     publish()
     status, out, _ = called(capsys, "versions", "promote", "v0002", "--reason", "looks better")
@@ -214,7 +228,7 @@ def test_versions_promote(capsys, publish, registry: Registry) -> None:
     assert (summary["id"], summary["champion"], summary["reason"]) == ("v0001", True, "by hand (first: it is better)")
 
 
-def test_versions_rollback(capsys, publish, registry: Registry) -> None:
+def test_versions_rollback(capsys: pytest.CaptureFixture[str], publish: Publish, registry: Registry) -> None:
     for _ in range(3):
         publish(promote=True)
     status, out, _ = called(capsys, "versions", "rollback", "--reason", "it was worse")
@@ -229,7 +243,7 @@ def test_versions_rollback(capsys, publish, registry: Registry) -> None:
     assert "no other promoted version was served before v0001" in err
 
 
-def test_versions_verify(capsys, publish) -> None:
+def test_versions_verify(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish()
     damaged = publish()
     assert called(capsys, "versions", "verify") == (0, "v0001  whole\nv0002  whole\n", "")
@@ -244,7 +258,9 @@ def test_versions_verify(capsys, publish) -> None:
 
 
 @pytest.mark.parametrize("args", [["show", "v0009"], ["promote", "v0009"], ["promote", "v0009", "--json"]])
-def test_an_unknown_version_is_an_error_on_standard_error(capsys, publish, args: list[str]) -> None:
+def test_an_unknown_version_is_an_error_on_standard_error(
+    capsys: pytest.CaptureFixture[str], publish: Publish, args: list[str]
+) -> None:
     publish()
     status, out, err = called(capsys, "versions", *args)
     assert (status, out) == (2, "")
@@ -252,12 +268,14 @@ def test_an_unknown_version_is_an_error_on_standard_error(capsys, publish, args:
     assert "(have v0001..v0001)" in err
 
 
-def test_the_registry_option_goes_before_the_environment(capsys, publish, tmp_path: Path) -> None:
+def test_the_registry_option_goes_before_the_environment(
+    capsys: pytest.CaptureFixture[str], publish: Publish, tmp_path: Path
+) -> None:
     publish()
     assert json_of(capsys, "versions", "list", "--json", "--registry", tmp_path / "other") == []
 
 
-def test_a_registry_that_is_a_file_is_an_error(capsys, tmp_path: Path) -> None:
+def test_a_registry_that_is_a_file_is_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     status, _, err = called(capsys, "versions", "list", "--registry", tmp_path / "file")
     assert status == 2
@@ -267,7 +285,7 @@ def test_a_registry_that_is_a_file_is_an_error(capsys, tmp_path: Path) -> None:
 # cifar-lit predict
 
 
-def test_predict_a_file_gives_a_table(capsys, publish, images: Path) -> None:
+def test_predict_a_file_gives_a_table(capsys: pytest.CaptureFixture[str], publish: Publish, images: Path) -> None:
     publish(promote=True)
     status, out, err = called(capsys, "predict", images / "a.png")
     head, row = out.splitlines()
@@ -279,7 +297,9 @@ def test_predict_a_file_gives_a_table(capsys, publish, images: Path) -> None:
     assert 0.1 <= float(confidence) <= 1
 
 
-def test_predict_a_folder_answers_every_image_below_it(capsys, publish, images: Path) -> None:
+def test_predict_a_folder_answers_every_image_below_it(
+    capsys: pytest.CaptureFixture[str], publish: Publish, images: Path
+) -> None:
     publish(promote=True)
     rows = json_of(capsys, "predict", images, "--format", "json")
     assert [row["file"] for row in rows] == [str(images / name) for name in ("a.png", "b.PNG", "more/c.png")]
@@ -290,20 +310,24 @@ def test_predict_a_folder_answers_every_image_below_it(capsys, publish, images: 
         assert row["confidence"] == row["probabilities"][row["prediction"]] == max(row["probabilities"].values())
 
 
-def test_predict_answers_in_the_order_given(capsys, publish, images: Path) -> None:
+def test_predict_answers_in_the_order_given(capsys: pytest.CaptureFixture[str], publish: Publish, images: Path) -> None:
     publish(promote=True)
     files = [str(images / name) for name in ("more/c.png", "a.png", "b.PNG", "a.png")]
     assert [row["file"] for row in json_of(capsys, "predict", *files, "--format", "json")] == files
 
 
-def test_predict_from_a_version_that_is_not_the_champion(capsys, publish, images: Path) -> None:
+def test_predict_from_a_version_that_is_not_the_champion(
+    capsys: pytest.CaptureFixture[str], publish: Publish, images: Path
+) -> None:
     publish(promote=True)
     publish(seed=1)
     (row,) = json_of(capsys, "predict", images / "a.png", "--from", "v0002", "--format", "json")
     assert row["version"] == "v0002"
 
 
-def test_predict_as_csv_has_a_column_a_class(capsys, publish, images: Path) -> None:
+def test_predict_as_csv_has_a_column_a_class(
+    capsys: pytest.CaptureFixture[str], publish: Publish, images: Path
+) -> None:
     publish(promote=True)
     status, out, _ = called(capsys, "predict", images, "--format", "csv")
     rows = list(csv.DictReader(io.StringIO(out)))
@@ -316,14 +340,18 @@ def test_predict_as_csv_has_a_column_a_class(capsys, publish, images: Path) -> N
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json"])
-def test_predict_writes_to_out_what_it_would_print(capsys, publish, images: Path, tmp_path: Path, form: str) -> None:
+def test_predict_writes_to_out_what_it_would_print(
+    capsys: pytest.CaptureFixture[str], publish: Publish, images: Path, tmp_path: Path, form: str
+) -> None:
     publish(promote=True)
     _, printed, _ = called(capsys, "predict", images, "--format", form)
     assert called(capsys, "predict", images, "--format", form, "--out", tmp_path / "out") == (0, "", "")
     assert (tmp_path / "out").read_text() == printed
 
 
-def test_a_broken_file_does_not_keep_the_others_from_an_answer(capsys, publish, images: Path) -> None:
+def test_a_broken_file_does_not_keep_the_others_from_an_answer(
+    capsys: pytest.CaptureFixture[str], publish: Publish, images: Path
+) -> None:
     publish(promote=True)
     (images / "b.PNG").write_bytes(b"not an image")
     (images / "scan.jpg").write_bytes(b"II*\0")
@@ -338,7 +366,9 @@ def test_a_broken_file_does_not_keep_the_others_from_an_answer(capsys, publish, 
     assert summary == "skipped 2 of 4 files: 1 text, 1 TIFF (or a camera's raw file)"
 
 
-def test_predict_takes_what_cameras_phones_and_programs_write(capsys, publish, tmp_path: Path) -> None:
+def test_predict_takes_what_cameras_phones_and_programs_write(
+    capsys: pytest.CaptureFixture[str], publish: Publish, tmp_path: Path
+) -> None:
     publish(promote=True)
     (tmp_path / "bases").mkdir()
     (tmp_path / "images").mkdir()
@@ -362,7 +392,9 @@ def test_predict_takes_what_cameras_phones_and_programs_write(capsys, publish, t
 
 
 @pytest.mark.parametrize(("form", "lines"), [("table", 0), ("csv", 1), ("json", 1)])
-def test_nothing_but_broken_files_gives_an_empty_answer(capsys, publish, tmp_path: Path, form: str, lines: int) -> None:
+def test_nothing_but_broken_files_gives_an_empty_answer(
+    capsys: pytest.CaptureFixture[str], publish: Publish, tmp_path: Path, form: str, lines: int
+) -> None:
     publish(promote=True)
     (tmp_path / "a.png").write_bytes(b"")
     status, out, err = called(capsys, "predict", tmp_path / "a.png", "--format", form)
@@ -380,7 +412,12 @@ def test_nothing_but_broken_files_gives_an_empty_answer(capsys, publish, tmp_pat
     ],
 )
 def test_predict_refuses_what_it_cannot_do(
-    capsys, publish, images: Path, monkeypatch: pytest.MonkeyPatch, args: list[str], message: str
+    capsys: pytest.CaptureFixture[str],
+    publish: Publish,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    message: str,
 ) -> None:
     publish(promote=True)
     (images / "empty").mkdir()
@@ -390,7 +427,7 @@ def test_predict_refuses_what_it_cannot_do(
     assert err.startswith(f"error: {message}")
 
 
-def test_predict_without_a_champion_says_how_to_get_one(capsys, images: Path) -> None:
+def test_predict_without_a_champion_says_how_to_get_one(capsys: pytest.CaptureFixture[str], images: Path) -> None:
     status, out, err = called(capsys, "predict", images / "a.png")
     assert (status, out) == (2, "")
     assert "has no champion: no version was promoted yet. Train one with `cifar-lit fit`" in err

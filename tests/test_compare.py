@@ -95,7 +95,9 @@ def test_the_better_version_is_told_from_the_weaker(
         (["v0001", "v0002", "--report", "/dev/null/x"], "--report /dev/null/x can't be written"),
     ],
 )
-def test_wrong_input_is_one_line_and_status_2(arguments: list[str], words: str, parents: Path, capsys) -> None:
+def test_wrong_input_is_one_line_and_status_2(
+    arguments: list[str], words: str, parents: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["compare", *arguments, "--registry", str(parents), *DATA]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert words in line

@@ -67,7 +67,9 @@ def train(module: Classifier, *callbacks: pl.Callback, **options: Any) -> pl.Tra
     return trainer
 
 
-def test_a_compiled_training_equals_one_that_is_not(traced: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch):
+def test_a_compiled_training_equals_one_that_is_not(
+    traced: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("cifar_lit.native.block.fits", lambda *_: False)  # its sums have another order
     plain, compiled = classifier(label_smoothing=0.1), classifier(label_smoothing=0.1)
     train(plain)
@@ -81,8 +83,9 @@ def test_a_compiled_training_equals_one_that_is_not(traced: list[dict[str, Any]]
         assert {**ours, "seconds": 0} == pytest.approx({**theirs, "seconds": 0}, abs=1e-4)
 
 
-def test_compiling_leaves_weights_statistics_gradients_and_random_state_alone(traced: list[dict[str, Any]]):
-    module, seen = classifier(), {}
+def test_compiling_leaves_weights_statistics_gradients_and_random_state_alone(traced: list[dict[str, Any]]) -> None:
+    module = classifier()
+    seen: dict[str, Any] = {}
 
     class Before(pl.Callback):
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -101,7 +104,7 @@ def test_compiling_leaves_weights_statistics_gradients_and_random_state_alone(tr
     assert seen["checked"]
 
 
-def test_only_training_batches_are_compiled_and_each_size_once(monkeypatch: pytest.MonkeyPatch):
+def test_only_training_batches_are_compiled_and_each_size_once(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
 
     def backend(graph: Any, inputs: list[Any]) -> Any:
@@ -118,7 +121,7 @@ def test_only_training_batches_are_compiled_and_each_size_once(monkeypatch: pyte
     assert "step_loss" not in module.__dict__
 
 
-def test_weights_that_come_to_their_end_early_leave_the_compiled_step(traced: list[dict[str, Any]]):
+def test_weights_that_come_to_their_end_early_leave_the_compiled_step(traced: list[dict[str, Any]]) -> None:
     counters.clear()
     network = WhitenedCNN(widths=[4])
     schedule = partial(OneCycle, warmup=0.0, until={"whitening": 0.5})
@@ -127,7 +130,7 @@ def test_weights_that_come_to_their_end_early_leave_the_compiled_step(traced: li
     assert counters["stats"]["unique_graphs"] == 2
 
 
-def test_the_state_dict_has_the_same_names_while_compiled(traced: list[dict[str, Any]]):
+def test_the_state_dict_has_the_same_names_while_compiled(traced: list[dict[str, Any]]) -> None:
     names: list[set[str]] = []
 
     class Look(pl.Callback):
@@ -138,7 +141,7 @@ def test_the_state_dict_has_the_same_names_while_compiled(traced: list[dict[str,
     assert names == [set(classifier().state_dict())] * 2
 
 
-def test_what_can_not_be_compiled_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch):
+def test_what_can_not_be_compiled_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def no_compiler(*_: object, **__: object) -> Any:
         def step(*_: object) -> None:
             raise RuntimeError("No working C++ compiler found in torch._inductor.config.cpp.cxx: (None, 'g++')\nmore")
@@ -152,7 +155,7 @@ def test_what_can_not_be_compiled_is_refused_with_the_way_out(monkeypatch: pytes
         train(classifier(), CompileStep())
 
 
-def test_a_network_that_breaks_the_graph_is_refused_and_not_run_uncompiled(traced: list[dict[str, Any]]):
+def test_a_network_that_breaks_the_graph_is_refused_and_not_run_uncompiled(traced: list[dict[str, Any]]) -> None:
     module = classifier()
 
     def loss(images: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -164,12 +167,12 @@ def test_a_network_that_breaks_the_graph_is_refused_and_not_run_uncompiled(trace
         train(module, CompileStep())
 
 
-def test_graphs_do_not_accumulate_gradients():
+def test_graphs_do_not_accumulate_gradients() -> None:
     with pytest.raises(SettingError, match="can't accumulate gradients over 2 batches. Use --compile default"):
         train(classifier(), CompileStep("reduce-overhead"), accumulate_grad_batches=2)
 
 
-def test_graphs_on_a_cpu_are_warned_of(traced: list[dict[str, Any]]):
+def test_graphs_on_a_cpu_are_warned_of(traced: list[dict[str, Any]]) -> None:
     with pytest.warns(UserWarning, match="cpu has no CUDA graphs"):
         train(classifier(), CompileStep("reduce-overhead"))
     assert traced[0]["mode"] == "reduce-overhead"
@@ -183,7 +186,9 @@ def fit(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     return lambda *options: main(["fit", "--config", config, *quick, *options])
 
 
-def test_fit_says_what_compiling_took_and_keeps_the_option(fit: Callable[..., int], traced: list[dict[str, Any]]):
+def test_fit_says_what_compiling_took_and_keeps_the_option(
+    fit: Callable[..., int], traced: list[dict[str, Any]]
+) -> None:
     assert fit("--compile", "default") == 0
     version = Registry("checkpoints").get("v0001")
     assert version.manifest.training["compile_seconds"] > 0
@@ -191,13 +196,13 @@ def test_fit_says_what_compiling_took_and_keeps_the_option(fit: Callable[..., in
     assert [each["mode"] for each in traced] == ["default"]
 
 
-def test_without_the_option_nothing_is_compiled(fit: Callable[..., int], monkeypatch: pytest.MonkeyPatch):
+def test_without_the_option_nothing_is_compiled(fit: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compilation.torch, "compile", lambda *_, **__: pytest.fail("it was not asked for"))
     assert fit() == 0
     assert Registry("checkpoints").get("v0001").manifest.training["compile_seconds"] == 0
 
 
 @pytest.mark.slow
-def test_the_real_compiler_trains(fit: Callable[..., int]):
+def test_the_real_compiler_trains(fit: Callable[..., int]) -> None:
     torch.compiler.reset()
     assert fit("--compile", "default") == 0

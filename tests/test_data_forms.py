@@ -56,7 +56,7 @@ def binary100(root: Path) -> None:
 
 
 def npz(root: Path, **arrays: Any) -> None:
-    given = {"x_train": IMAGES, "y_train": LABELS[:, None], "x_test": IMAGES[:3], "y_test": LABELS[:3]}
+    given: dict[str, Any] = {"x_train": IMAGES, "y_train": LABELS[:, None], "x_test": IMAGES[:3], "y_test": LABELS[:3]}
     np.savez(root / "data.npz", **given | arrays)
 
 

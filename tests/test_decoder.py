@@ -207,7 +207,7 @@ def test_waiting_callers_are_served_in_order(tight: Running) -> None:
 @pytest.mark.parametrize("option", ["workers", "timeout_s", "memory_bytes"])
 def test_a_limit_of_nothing_is_refused(option: str) -> None:
     with pytest.raises(SettingError, match=f"{option} is 0"):
-        Decoder(**{option: 0})
+        Decoder(**{option: 0})  # type: ignore[arg-type]
 
 
 # Workers that die, hang or take too much
@@ -307,7 +307,7 @@ def test_workers_killed_one_after_the_other_cost_their_own_images_only(shared: R
     async def work() -> list[np.ndarray | BaseException]:
         tasks = [asyncio.create_task(shared.pixels(data)) for data in files]
         for count, pid in enumerate(before, start=1):
-            await until(lambda count=count: sum(task.done() for task in tasks) >= 40 * count)
+            await until(lambda enough=40 * count: sum(task.done() for task in tasks) >= enough)  # type: ignore[misc]
             os.kill(pid, signal.SIGKILL)
         answers = await asyncio.gather(*tasks, return_exceptions=True)
         await all_back(shared.decoder, 3, *before)

@@ -34,7 +34,7 @@ LINES = sorted(
 
 def test_the_commands_to_try_without_data_work_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```sh\n(.*?)```", README, re.DOTALL)
     assert block is not None
     for name in ("configs", "docs"):
@@ -47,7 +47,7 @@ def test_the_commands_to_try_without_data_work_in_their_order(
     assert "docs/cat.jpg" in capsys.readouterr().out.splitlines()[-1]
 
 
-def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest.MonkeyPatch):
+def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest.MonkeyPatch) -> None:
     block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```python\n(.*?)```", WEIGHTS, re.DOTALL)
     assert block is not None
     version = Registry(ROOT / "checkpoints").get("v0001")
@@ -64,7 +64,7 @@ def test_the_lines_of_plain_torch_answer_as_the_version_does(monkeypatch: pytest
 @pytest.mark.slow
 def test_the_search_with_optuna_names_the_best_of_its_versions(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     optuna = pytest.importorskip("optuna", reason="Optuna is not installed")
     block = re.search(r"<!-- tests/test_docs.py runs this block -->\n```python\n(.*?)```", TRAIN, re.DOTALL)
     assert block is not None
@@ -82,7 +82,7 @@ def test_the_search_with_optuna_names_the_best_of_its_versions(
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_files_and_links_that_are_named_exist(page: str):
+def test_files_and_links_that_are_named_exist(page: str) -> None:
     folder = (ROOT / page).parent
     for link in re.findall(r"\]\(([^)#:]+)\)", PAGES[page]):
         assert (folder / link).exists(), link
@@ -91,7 +91,7 @@ def test_files_and_links_that_are_named_exist(page: str):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_make_targets_that_are_named_exist(page: str):
+def test_make_targets_that_are_named_exist(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", PAGES[page], re.MULTILINE)) <= targets
 
@@ -105,7 +105,7 @@ def helps() -> dict[str, str]:
 @pytest.mark.parametrize(("page", "line"), LINES)
 def test_commands_and_options_that_are_named_exist(
     helps: dict[str, str], capsys: pytest.CaptureFixture[str], page: str, line: str
-):
+) -> None:
     words = shlex.split(line, comments=True)
     words = words[words.index("cifar-lit") + 1 :]
     command = " ".join(words[: 2 if words[0] in ("increment", "versions") else 1])
@@ -120,17 +120,17 @@ def test_commands_and_options_that_are_named_exist(
             assert re.search(rf"{re.escape(option)}\b", helps[command]), option
 
 
-def test_architecture_names_every_room():
+def test_architecture_names_every_room() -> None:
     rooms = {path.name for path in (ROOT / "cifar_lit").iterdir() if path.is_dir() and path.name != "__pycache__"}
     assert rooms == set(re.findall(r"^\| `(\w+)/` ", PAGES["docs/architecture.md"], re.MULTILINE))
 
 
-def test_every_benchmark_is_listed():
+def test_every_benchmark_is_listed() -> None:
     named = set(re.findall(r"`([\w*]+\.(?:py|sh|json|md))`", PAGES["benchmarks/README.md"]))
     scripts = {path.name for pattern in ("*.py", "*.sh") for path in (ROOT / "benchmarks").glob(pattern)}
     assert {name for name in scripts if not name.startswith("gpu_") or name == "gpu_once.sh"} <= named
     assert {name for name in named if name.endswith((".py", ".sh")) and "*" not in name} - {"locustfile.py"} <= scripts
 
 
-def test_the_readme_is_short():
+def test_the_readme_is_short() -> None:
     assert len(README.split()) <= 1000

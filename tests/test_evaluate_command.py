@@ -26,7 +26,7 @@ def run(verb: str, registry: Registry, *options: str) -> int:
 @pytest.mark.parametrize(("verb", "split"), [("test", "test"), ("validate", "val")])
 def test_json_is_all_that_stands_on_standard_output(
     verb: str, split: str, registry: Registry, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     assert run(verb, registry, "--json") == 0
     metrics = json.loads(capsys.readouterr().out)
     assert set(metrics) == {
@@ -37,7 +37,7 @@ def test_json_is_all_that_stands_on_standard_output(
     assert metrics == pytest.approx({name: kept[name] for name in metrics}, abs=2e-6)
 
 
-def test_the_report_is_printed(registry: Registry, capsys: pytest.CaptureFixture[str]):
+def test_the_report_is_printed(registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("test", registry) == 0
     printed = capsys.readouterr().out
     assert "v0001 on 300 test images" in printed
@@ -48,14 +48,16 @@ def test_the_report_is_printed(registry: Registry, capsys: pytest.CaptureFixture
     assert "airplane" in printed
 
 
-def test_validation_takes_the_images_held_out_from_that_version(registry: Registry, capsys: pytest.CaptureFixture[str]):
+def test_validation_takes_the_images_held_out_from_that_version(
+    registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     run("validate", registry)
     assert "v0001 on 30 validation images" in capsys.readouterr().out
     run("validate", registry, "--data.val_fraction", "0.5")
     assert "v0001 on 150 validation images" in capsys.readouterr().out
 
 
-def test_report_writes_figures_text_and_images(registry: Registry, tmp_path: Path):
+def test_report_writes_figures_text_and_images(registry: Registry, tmp_path: Path) -> None:
     assert run("test", registry, "--report", str(tmp_path / "report")) == 0
     names = {path.name for path in (tmp_path / "report").iterdir()}
     assert names == {"metrics.json", "report.txt", "confusion_matrix.png", "calibration.png", "samples.png"}
@@ -77,12 +79,14 @@ def test_report_writes_figures_text_and_images(registry: Registry, tmp_path: Pat
 )
 def test_wrong_input_is_one_message_and_status_2(
     options: list[str], words: str, registry: Registry, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     assert run("test", registry, *options) == 2
     assert words in capsys.readouterr().err
 
 
-def test_help_shows_own_and_lightning_options_and_needs_no_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_help_shows_own_and_lightning_options_and_needs_no_version(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["test", "--registry", str(tmp_path), "--help"]) == 0
     printed = capsys.readouterr().out
     assert "--from" in printed

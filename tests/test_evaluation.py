@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.evaluation.evaluation import Evaluation, classify, evaluate
+from cifar_lit.models.networks import Network
 
 
 def answers(preds: list[int], labels: list[int], num_classes: int) -> Evaluation:
@@ -118,7 +119,7 @@ def test_evaluate_restores_the_mode_after_an_error() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 30, 500])
-def test_evaluate_does_not_depend_on_the_batch_size(network, batch_size: int) -> None:
+def test_evaluate_does_not_depend_on_the_batch_size(network: Network, batch_size: int) -> None:
     data = image_set(30)
     expected = evaluate(network, data)
     evaluation = evaluate(network, data, batch_size=batch_size)
@@ -126,14 +127,14 @@ def test_evaluate_does_not_depend_on_the_batch_size(network, batch_size: int) ->
     assert evaluation.metrics == pytest.approx(expected.metrics, abs=2e-6)
 
 
-def test_evaluate_answers_in_the_order_of_the_images(network) -> None:
+def test_evaluate_answers_in_the_order_of_the_images(network: Network) -> None:
     data = image_set(12)
     with torch.inference_mode():
         expected = torch.cat([network(image[None].permute(0, 3, 1, 2)) for image in data.images])
     torch.testing.assert_close(evaluate(network, data, batch_size=5).logits, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_tta_flip_is_the_mean_over_an_image_and_its_mirror(network) -> None:
+def test_tta_flip_is_the_mean_over_an_image_and_its_mirror(network: Network) -> None:
     data = image_set(6)
     mirrored = ImageSet(data.images.flip(2), data.labels, "mirrored")
     both = evaluate(network, data, tta_flip=True).logits
@@ -144,13 +145,14 @@ def test_tta_flip_is_the_mean_over_an_image_and_its_mirror(network) -> None:
 
 def test_classify_gives_float32() -> None:
     images = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
-    half = nn.Sequential(nn.Flatten())
-    assert classify(lambda images: half(images).half(), images, tta_flip=True).dtype == torch.float32
+    half = nn.Flatten()
+    half.register_forward_hook(lambda module, args, output: output.half())
+    assert classify(half, images, tta_flip=True).dtype == torch.float32
 
 
 @pytest.mark.parametrize("flip", [False, True])
 @pytest.mark.parametrize("shift", [1, 2, 5])
-def test_tta_shift_is_the_mean_over_an_image_and_the_moved_ones(network, flip: bool, shift: int) -> None:
+def test_tta_shift_is_the_mean_over_an_image_and_the_moved_ones(network: Network, flip: bool, shift: int) -> None:
     data = image_set(6)
     padded = np.pad(data.images.numpy(), ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode="reflect")
     far = 32 + 2 * shift
@@ -165,11 +167,12 @@ def test_tta_shift_is_the_mean_over_an_image_and_the_moved_ones(network, flip: b
 def test_the_views_keep_the_dtype_of_the_images(dtype: torch.dtype) -> None:
     seen = []
 
-    def answer(images: Tensor) -> Tensor:
-        seen.append((images.dtype, images.shape))
-        return images.float().mean((2, 3))
+    class Answer(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            seen.append((images.dtype, images.shape))
+            return images.float().mean((2, 3))
 
-    classify(answer, torch.zeros(2, 3, 32, 32, dtype=dtype), tta_flip=True, tta_shift=1)
+    classify(Answer(), torch.zeros(2, 3, 32, 32, dtype=dtype), tta_flip=True, tta_shift=1)
     assert seen == [(dtype, (2, 3, 32, 32))] * 6
 
 

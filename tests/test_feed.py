@@ -22,7 +22,7 @@ def order() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("streamed", [False, True])
-def test_parts_hold_the_wanted_images_their_labels_and_rows_in_order(data: ImageSet, streamed: bool):
+def test_parts_hold_the_wanted_images_their_labels_and_rows_in_order(data: ImageSet, streamed: bool) -> None:
     parts = feed.streamed(data, order(), SIZES, CPU) if streamed else feed.resident(data, order(), SIZES)
     start = 0
     for part, size in zip(parts, SIZES, strict=True):
@@ -34,26 +34,26 @@ def test_parts_hold_the_wanted_images_their_labels_and_rows_in_order(data: Image
     assert start == len(order())
 
 
-def test_a_resident_set_is_not_copied(data: ImageSet):
+def test_a_resident_set_is_not_copied(data: ImageSet) -> None:
     part = next(feed.resident(data, order(), SIZES))
     assert part.images.data_ptr() == data.images.data_ptr()
 
 
-def test_a_streamed_part_holds_no_more_than_was_asked_for(data: ImageSet):
+def test_a_streamed_part_holds_no_more_than_was_asked_for(data: ImageSet) -> None:
     assert [len(part.images) for part in feed.streamed(data, order(), SIZES, CPU)] == SIZES
 
 
-def test_an_error_of_the_gathering_thread_reaches_the_training(data: ImageSet):
+def test_an_error_of_the_gathering_thread_reaches_the_training(data: ImageSet) -> None:
     with pytest.raises(IndexError):
         list(feed.streamed(data, torch.tensor([0, 400]), [1, 1], CPU))
 
 
-def test_the_gathering_thread_ends_with_an_epoch_that_is_broken_off(data: ImageSet):
+def test_the_gathering_thread_ends_with_an_epoch_that_is_broken_off(data: ImageSet) -> None:
     def gathering() -> list[threading.Thread]:
         return [thread for thread in threading.enumerate() if thread.name.startswith("feed")]
 
     parts = feed.streamed(data, order(), SIZES, CPU)
     next(parts)
     assert gathering()
-    parts.close()
+    parts.close()  # type: ignore[attr-defined]
     assert not gathering()

@@ -101,7 +101,7 @@ def test_a_correction_becomes_a_champion_that_no_longer_makes_the_mistake(
         with pytest.raises(BusyError, match="Another server's fine-tuning runs already"):
             await fine_tuning().start()
         await until(lambda: seen[-1].stage == "learning" or watch(one, seen))
-        later, _ = MORE.images[3_001], one.correct(MORE.images[3_001], "frog", said="cat", version="v0001")
+        later, _ = MORE.images[3_001], one.correct(MORE.images[3_001].numpy(), "frog", said="cat", version="v0001")
         await until(lambda: watch(one, seen))
         job = await one.wait()
         assert job is not None
@@ -166,11 +166,11 @@ def test_what_was_promoted_can_be_undone_with_the_correction_back_or_discarded(
     async def test() -> None:
         with pytest.raises(SettingError, match="There is nothing to undo: no fine-tuning has ended"):
             await one.undo(discard=False)
-        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        one.correct(MORE.images[3_000].numpy(), "cat", said="dog", version="v0001")
         await one.start()
         assert (await one.wait() or Job("")).state == "promoted"
         assert one.num_corrections == 0
-        one.correct(MORE.images[3_001], "frog", said="dog", version="v0002")
+        one.correct(MORE.images[3_001].numpy(), "frog", said="dog", version="v0002")
         one.registry.promote("v0001", "by another")
         with pytest.raises(CifarLitError, match="the champion is v0001, no longer v0002"):
             await one.undo(discard=discard)
@@ -270,7 +270,7 @@ def test_a_fine_tuning_that_takes_too_long_is_ended_and_said_so(root: Path, tmp_
             FineTuneService(root, tmp_path / "teach", options=options, nice=0, learn_timeout_s=0.3),
             tree(root),
         )
-        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        one.correct(MORE.images[3_000].numpy(), "cat", said="dog", version="v0001")
         await one.start()
         job = await one.wait()
         assert job is not None
@@ -292,7 +292,7 @@ def test_a_version_that_is_being_published_is_not_given_up(
 ) -> None:
     async def test() -> None:
         one = FineTuneService(root, tmp_path / "teach", learn_timeout_s=0.05)
-        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        one.correct(MORE.images[3_000].numpy(), "cat", said="dog", version="v0001")
 
         async def learn(tuning: FineTuneJob, increment: Path | None) -> Version:
             tuning.taken.set()
@@ -313,7 +313,7 @@ def test_a_version_that_is_being_published_is_not_given_up(
 def test_a_fine_tuning_that_is_stopped_at_once_lets_the_next_one_begin(fine_tuning: MakeFineTuneService) -> None:
     async def test() -> None:
         one = fine_tuning()
-        one.correct(MORE.images[3_000], "cat", said="dog", version="v0001")
+        one.correct(MORE.images[3_000].numpy(), "cat", said="dog", version="v0001")
         for _ in range(2):
             starting = asyncio.ensure_future(one.start())
             await asyncio.sleep(0)

@@ -1,6 +1,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -456,6 +457,6 @@ def test_a_setting_out_of_range_is_refused(settings: dict[str, object], message:
 @pytest.mark.parametrize("name", ["increments", "old_increments"])
 def test_a_file_that_is_no_increment_is_refused(write: Write, tmp_path: Path, name: str) -> None:
     (tmp_path / "text.npz").write_text("not an array")
-    files = {"increments": [write()], name: [tmp_path / "text.npz"]}
+    files: dict[str, Any] = {"increments": [write()], name: [tmp_path / "text.npz"]}
     with pytest.raises(IncrementError, match=r"text\.npz"):
         FinetuneDataModule(**files, source="synthetic", num_synthetic=NUM_OLD).setup("fit")

@@ -170,7 +170,7 @@ class Keeps(pl.Callback):
         self.states: list[State] = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
-        self.states.append(state(pl_module.network))
+        self.states.append(state(pl_module.get_submodule("network")))
 
 
 @pytest.mark.parametrize(("start", "first"), [(0.0, 0), (0.25, 2), (0.5, 5), (0.99, 9)])

@@ -40,7 +40,7 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
-def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pytest.CaptureFixture[str]):
+def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit() == 0
     version = Registry("checkpoints").resolve("latest")
     assert version.id == "v0001"
@@ -64,7 +64,7 @@ def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pyt
     assert f"test/acc {version.manifest.metrics['test/acc']:.4f}" in printed
 
 
-def test_a_run_leaves_logs_checkpoints_and_sample_images(fit: Fit):
+def test_a_run_leaves_logs_checkpoints_and_sample_images(fit: Fit) -> None:
     fit()
     run = Path("runs/version_0")
     assert (run / "metrics.csv").read_text().startswith("epoch,")
@@ -73,13 +73,13 @@ def test_a_run_leaves_logs_checkpoints_and_sample_images(fit: Fit):
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
 
 
-def test_the_saved_config_reruns_the_run_to_equal_weights(fit: Fit):
+def test_the_saved_config_reruns_the_run_to_equal_weights(fit: Fit) -> None:
     fit("--data.augment.rotation", "20", "--model.network.init_args.dropout", "0.4", "--seed_everything", "5")
     assert fit("--registry", "again", config="checkpoints/v0001/config.yaml") == 0
     assert equal(weights(Registry("checkpoints"), "v0001"), weights(Registry("again"), "v0001"))
 
 
-def test_another_seed_gives_other_weights_on_the_same_split(fit: Fit):
+def test_another_seed_gives_other_weights_on_the_same_split(fit: Fit) -> None:
     fit("--seed_everything", "1")
     fit("--seed_everything", "2")
     registry = Registry("checkpoints")
@@ -87,7 +87,7 @@ def test_another_seed_gives_other_weights_on_the_same_split(fit: Fit):
     assert registry.get("v0001").manifest.data == registry.get("v0002").manifest.data
 
 
-def test_a_worse_result_stays_a_candidate(fit: Fit, capsys: pytest.CaptureFixture[str]):
+def test_a_worse_result_stays_a_candidate(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     fit("--trainer.max_epochs", "4")
     fit("--model.optimizer.init_args.lr", "0.0")
     registry = Registry("checkpoints")
@@ -99,7 +99,7 @@ def test_a_worse_result_stays_a_candidate(fit: Fit, capsys: pytest.CaptureFixtur
     assert worse.reason in capsys.readouterr().out
 
 
-def test_a_better_result_is_promoted(fit: Fit):
+def test_a_better_result_is_promoted(fit: Fit) -> None:
     fit("--model.optimizer.init_args.lr", "0.0")
     fit("--trainer.max_epochs", "4")
     assert Registry("checkpoints").resolve("latest").id == "v0002"
@@ -112,7 +112,7 @@ def test_a_better_result_is_promoted(fit: Fit):
         ("--data.split_seed", "7", "the seeds of their validation splits differ"),
     ],
 )
-def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: str, value: str, words: str):
+def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: str, value: str, words: str) -> None:
     fit("--model.optimizer.init_args.lr", "0.0")
     fit("--trainer.max_epochs", "4", option, value)
     manifest = Registry("checkpoints").get("v0002").manifest
@@ -128,13 +128,13 @@ def test_a_result_on_other_data_is_not_compared_nor_promoted(fit: Fit, option: s
     ],
 )
 @pytest.mark.filterwarnings("ignore:EMAWeightAveraging is too slow")
-def test_every_config_trains(config: Path, fit: Fit):
+def test_every_config_trains(config: Path, fit: Fit) -> None:
     # The recipe's network and optimizer, on synthetic images.
     assert fit("--data.source", "synthetic", "--data.num_synthetic", "500", config=str(config)) == 0
     assert config.read_text().startswith("# cifar-lit fit --config configs/")
 
 
-def test_early_stopping_ends_the_run_and_the_best_epoch_is_kept(fit: Fit):
+def test_early_stopping_ends_the_run_and_the_best_epoch_is_kept(fit: Fit) -> None:
     # With a huge rate the first epoch is hardly ever beaten.
     fit("--trainer.max_epochs", "30", "--early_stopping.patience", "2", "--model.optimizer.init_args.lr", "0.5")
     training = Registry("checkpoints").get("v0001").manifest.training
@@ -142,13 +142,13 @@ def test_early_stopping_ends_the_run_and_the_best_epoch_is_kept(fit: Fit):
     assert training["epochs"] == training["best_epoch"] + 1 + 2
 
 
-def test_a_run_of_no_epoch_makes_no_version(fit: Fit, capsys: pytest.CaptureFixture[str]):
+def test_a_run_of_no_epoch_makes_no_version(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit("--trainer.max_epochs", "0") == 2
     assert "no version was made" in capsys.readouterr().err
     assert Registry("checkpoints").ids() == []
 
 
-def test_a_trial_of_a_step_is_done_and_says_that_it_keeps_nothing(fit: Fit, caplog: pytest.LogCaptureFixture):
+def test_a_trial_of_a_step_is_done_and_says_that_it_keeps_nothing(fit: Fit, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
         assert fit("--trainer.fast_dev_run", "true") == 0
     assert "nothing of it is kept" in caplog.text
@@ -156,7 +156,7 @@ def test_a_trial_of_a_step_is_done_and_says_that_it_keeps_nothing(fit: Fit, capl
     assert not list(Path.cwd().rglob("*.ckpt"))
 
 
-def test_without_validation_images_the_last_epoch_is_kept_and_not_promoted_over_a_champion(fit: Fit):
+def test_without_validation_images_the_last_epoch_is_kept_and_not_promoted_over_a_champion(fit: Fit) -> None:
     fit("--model.optimizer.init_args.lr", "0.0")
     assert fit("--data.val_fraction", "0", "--trainer.max_epochs", "2") == 0
     manifest = Registry("checkpoints").get("v0002").manifest
@@ -167,7 +167,7 @@ def test_without_validation_images_the_last_epoch_is_kept_and_not_promoted_over_
     assert "no images that neither was trained on" in manifest.reason
 
 
-def test_the_training_time_leaves_out_what_lies_around_the_epochs(fit: Fit):
+def test_the_training_time_leaves_out_what_lies_around_the_epochs(fit: Fit) -> None:
     fit("--trainer.max_epochs", "2")
     version = Registry("checkpoints").get("v0001")
     history = json.loads(version.read("report/metrics.json"))["history"]
@@ -214,7 +214,7 @@ def a_corrupt_image(root: Path) -> None:
 )
 def test_bad_data_is_one_clear_message_and_no_version(
     damage: Callable[[Path], None], words: str, fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     damage(tmp_path / "data")
     assert fit("--data.source", "auto", "--data.root", str(tmp_path / "data")) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
@@ -223,7 +223,7 @@ def test_bad_data_is_one_clear_message_and_no_version(
     assert Registry("checkpoints").ids() == []
 
 
-def test_an_unwritable_registry_is_found_before_training(fit: Fit, capsys: pytest.CaptureFixture[str]):
+def test_an_unwritable_registry_is_found_before_training(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").touch()
     assert fit("--registry", "file/registry") == 2
     assert "error: registry file/registry/: can't be written" in capsys.readouterr().err
@@ -232,7 +232,7 @@ def test_an_unwritable_registry_is_found_before_training(fit: Fit, capsys: pytes
 
 def test_a_full_disk_while_publishing_leaves_nothing(
     fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     import errno
 
     from cifar_lit import files
@@ -250,7 +250,7 @@ def test_a_full_disk_while_publishing_leaves_nothing(
 
 def test_a_full_disk_while_training_is_one_clear_message(
     fit: Fit, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     import errno
 
     def full(*_: object, **__: object) -> None:
@@ -275,7 +275,7 @@ def run_process(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
 @pytest.mark.parametrize(
     ("sent", "status", "ended_by"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
 )
-def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, ended_by: str, tmp_path: Path):
+def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, ended_by: str, tmp_path: Path) -> None:
     options = ["--data.num_synthetic", "500", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]
     process = run_process("fit", "--config", SMOKE, *options, folder=tmp_path)
     deadline = time.monotonic() + 90
@@ -291,7 +291,7 @@ def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, 
 
 
 @pytest.mark.slow
-def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_path: Path):
+def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_path: Path) -> None:
     ddp = ["--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.strategy", "ddp"]
     options = ["--data.num_synthetic", "203", "--trainer.max_epochs", "2", "--data.batch_size", "16"]
     process = run_process("fit", "--config", SMOKE, *options, *ddp, folder=tmp_path)
@@ -319,7 +319,7 @@ def test_two_processes_see_each_image_once_an_epoch_and_make_one_version(tmp_pat
 
 def test_a_config_file_that_names_an_unknown_option_is_refused_briefly(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
+) -> None:
     config = yaml.safe_load(Path(SMOKE).read_text())
     config["data"]["bathc_size"] = 3
     (tmp_path / "typo.yaml").write_text(yaml.safe_dump(config))
@@ -331,14 +331,14 @@ def test_a_config_file_that_names_an_unknown_option_is_refused_briefly(
     assert len(message.splitlines()) < 8
 
 
-def test_a_copied_registry_still_loads(fit: Fit, tmp_path: Path):
+def test_a_copied_registry_still_loads(fit: Fit, tmp_path: Path) -> None:
     fit()
     shutil.copytree("checkpoints", tmp_path / "copy")
     assert Registry(tmp_path / "copy").verify() == {"v0001": None}
     assert equal(weights(Registry("checkpoints"), "latest"), weights(Registry(tmp_path / "copy"), "latest"))
 
 
-def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
+def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit) -> None:
     fit()
     Path("checkpoints/v0001/model.safetensors").write_bytes(b"rubbish")
     assert fit() == 0
@@ -361,11 +361,11 @@ def test_a_registry_whose_only_champion_is_damaged_gets_a_candidate(fit: Fit):
     ids=lambda options: options[0],
 )
 @pytest.mark.filterwarnings("ignore:EMAWeightAveraging is too slow")
-def test_what_lightning_and_torch_offer_can_be_chosen(options: list[str], fit: Fit):
+def test_what_lightning_and_torch_offer_can_be_chosen(options: list[str], fit: Fit) -> None:
     assert fit(*options) == 0
 
 
-def test_a_champion_that_can_not_be_loaded_costs_no_training(fit: Fit):
+def test_a_champion_that_can_not_be_loaded_costs_no_training(fit: Fit) -> None:
     fit()
     path = Path("checkpoints/v0001/manifest.json")
     path.write_text(path.read_text().replace('"ThreeBlockCNN"', '"NetworkOfTomorrow"'))
@@ -379,7 +379,7 @@ def test_a_champion_that_can_not_be_loaded_costs_no_training(fit: Fit):
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_published_weights_are_float32_whatever_the_precision_of_the_training(precision: str, fit: Fit):
+def test_published_weights_are_float32_whatever_the_precision_of_the_training(precision: str, fit: Fit) -> None:
     assert fit("--trainer.precision", precision, "--model.optimizer", "torch.optim.SGD") == 0
     registry = Registry("checkpoints")
     assert registry.pointer() == "v0001"
@@ -387,7 +387,9 @@ def test_published_weights_are_float32_whatever_the_precision_of_the_training(pr
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_fork", "ddp_notebook"])
-def test_processes_that_give_nothing_back_are_refused_before_training(strategy: str, fit: Fit, capsys):
+def test_processes_that_give_nothing_back_are_refused_before_training(
+    strategy: str, fit: Fit, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert fit("--trainer.strategy", strategy, "--trainer.accelerator", "cpu") == 2
     assert (
         f"trainer.strategy is '{strategy}', whose processes do not give their results back" in capsys.readouterr().err
@@ -395,7 +397,7 @@ def test_processes_that_give_nothing_back_are_refused_before_training(strategy: 
     assert Registry("checkpoints").ids() == []
 
 
-def test_the_classes_are_the_datas(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture):
+def test_the_classes_are_the_datas(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from PIL import Image
 
     for split in ("train", "test"):
@@ -416,7 +418,7 @@ def test_the_classes_are_the_datas(fit: Fit, tmp_path: Path, caplog: pytest.LogC
     assert main(["test", "--data.source", "synthetic"]) == 2
 
 
-def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
+def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit) -> None:
     assert fit("--trainer.logger", "false") == 0
     assert {path.name for path in Path("checkpoints").iterdir()} == {".lock", "champion", "history.jsonl", "v0001"}
     assert {path.name for path in Path.cwd().iterdir()} == {"checkpoints", "runs"}
@@ -452,7 +454,9 @@ def test_without_a_logger_nothing_but_versions_lies_in_the_registry(fit: Fit):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_what_can_not_be_is_one_line_and_no_version(options: list[str], words: str, fit: Fit, capsys, recwarn):
+def test_what_can_not_be_is_one_line_and_no_version(
+    options: list[str], words: str, fit: Fit, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
     if torch.cuda.is_available() and "accelerator" in options[0]:
         pytest.skip("there is a GPU")
     assert fit(*options) == 2
@@ -462,18 +466,18 @@ def test_what_can_not_be_is_one_line_and_no_version(options: list[str], words: s
 
 
 @pytest.mark.parametrize("options", [["--trainer.max_steps=2"], ["--trainer.limit_val_batches=0"]])
-def test_a_run_without_validation_keeps_its_last_weights(options: list[str], fit: Fit):
+def test_a_run_without_validation_keeps_its_last_weights(options: list[str], fit: Fit) -> None:
     assert fit(*options) == 0
     assert {"val/acc", "test/acc"} <= set(Registry("checkpoints").get("v0001").manifest.metrics)
 
 
-def test_without_checkpoints_the_best_epoch_is_kept_all_the_same(fit: Fit):
+def test_without_checkpoints_the_best_epoch_is_kept_all_the_same(fit: Fit) -> None:
     assert fit("--trainer.enable_checkpointing=false") == 0
     assert not list(Path.cwd().rglob("*.ckpt"))
     assert Registry("checkpoints").get("v0001").manifest.training["best_epoch"] == 0
 
 
-def test_the_last_run_is_resumed(fit: Fit):
+def test_the_last_run_is_resumed(fit: Fit) -> None:
     fit("--trainer.max_epochs=1", "--trainer.default_root_dir=here")
     assert fit("--trainer.max_epochs=2", "--trainer.default_root_dir=here", "--ckpt_path=last") == 0
     rows = json.loads(Registry("checkpoints").get("v0002").read("report/metrics.json"))["history"]
@@ -483,7 +487,7 @@ def test_the_last_run_is_resumed(fit: Fit):
     assert {path.name for path in Path("here").iterdir()} == {"version_0", "version_1"}
 
 
-def test_the_seed_that_was_drawn_is_recorded_and_none_where_none_was_asked_for(fit: Fit):
+def test_the_seed_that_was_drawn_is_recorded_and_none_where_none_was_asked_for(fit: Fit) -> None:
     for seed in ("true", "true", "false", "false"):
         fit("--seed_everything", seed)
     registry = Registry("checkpoints")
@@ -497,7 +501,7 @@ def test_the_seed_that_was_drawn_is_recorded_and_none_where_none_was_asked_for(f
     assert equal(weights(registry, "v0005"), weights(registry, "v0001"))
 
 
-def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pytest.MonkeyPatch):
+def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     monkeypatch.setattr("cifar_lit.training.fit.FitCLI.after_fit", lambda self: seen.append(self.trainer.profiler))
     fit()
@@ -507,14 +511,14 @@ def test_a_profiler_is_used_only_if_one_was_asked_for(fit: Fit, monkeypatch: pyt
 
 def test_it_says_that_training_takes_longer_without_compiled_kernels(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-):
+) -> None:
     monkeypatch.setattr("cifar_lit.training.fit.unavailable_reason", lambda: "there is no C++ compiler; install g++")
     with caplog.at_level("INFO", logger="pytorch_lightning.utilities.rank_zero"):
         assert fit() == 0
     assert "without compiled kernels: there is no C++ compiler; install g++." in caplog.text
 
 
-def test_the_smallest_numbers_are_taken_as_zero_in_training(fit: Fit):
+def test_the_smallest_numbers_are_taken_as_zero_in_training(fit: Fit) -> None:
     torch.set_flush_denormal(False)
     assert torch.tensor([1e-40]).mul(1.0).item() > 0
     try:

@@ -44,7 +44,7 @@ def evidence(
     return Evidence(old, new, learned, usable if num_given is None else num_given, **more)
 
 
-def correction(old: Comparison | None = KEPT, **counts: int) -> Evidence:
+def correction(old: Comparison | None = KEPT, **counts: Any) -> Evidence:
     return evidence(old=old, new=None, learned=comparison(**counts), corrections=True)
 
 

@@ -56,7 +56,7 @@ def run(folder: Path, *options: str, status: int = 0) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_the_published_script_is_run_unchanged_and_ended_after_enough_seeds(tmp_path: Path):
+def test_the_published_script_is_run_unchanged_and_ended_after_enough_seeds(tmp_path: Path) -> None:
     (tmp_path / "airbench94_muon.py").write_text(SCRIPT)
     result = run(tmp_path, "--airbench", ".", "--stages", "airbench", "airbench95")
     stage = result["stages"]["airbench"]
@@ -67,7 +67,7 @@ def test_the_published_script_is_run_unchanged_and_ended_after_enough_seeds(tmp_
     assert "airbench95.py is not in the folder" in result["stages"]["airbench95"]["skipped"]
 
 
-def test_the_table_of_the_larger_scripts_is_read(monkeypatch: pytest.MonkeyPatch):
+def test_the_table_of_the_larger_scripts_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     from gpu_published import finished_runs
 
@@ -78,14 +78,16 @@ def test_the_table_of_the_larger_scripts_is_read(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
-def test_a_stage_that_fails_leaves_its_reason_and_the_others_their_figures(tmp_path: Path):
+def test_a_stage_that_fails_leaves_its_reason_and_the_others_their_figures(tmp_path: Path) -> None:
     (tmp_path / "airbench94_muon.py").write_text("raise SystemExit('no GPU here')")
     stages = run(tmp_path, "--airbench", ".", "--stages", "airbench", "limits", status=1)["stages"]
     assert "finished no run: no GPU here" in stages["airbench"]["error"]
     assert stages["limits"]["own_products"]
 
 
-def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Any):
+def test_what_there_is_no_time_for_is_left_out_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Any
+) -> None:
     monkeypatch.setattr(gpu, "stage", lambda name, *_: {"done": name, "root": None})
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(sys, "argv", ["gpu.py", "--tiny", "--accelerator", "cpu", "--seconds", "34", "--out", str(out)])
@@ -99,7 +101,9 @@ def test_what_there_is_no_time_for_is_left_out_and_said(tmp_path: Path, monkeypa
     assert stages["seed64"] == {"done": "seed64", "root": None}
 
 
-def test_figures_are_written_before_the_next_stage_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Any):
+def test_figures_are_written_before_the_next_stage_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Any
+) -> None:
     out = tmp_path / "gpu.json"
     seen: list[list[str]] = []
 
@@ -117,7 +121,7 @@ def test_figures_are_written_before_the_next_stage_begins(tmp_path: Path, monkey
 
 def test_a_stage_that_runs_too_long_is_ended_with_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: Any
-):
+) -> None:
     (tmp_path / "gpu_stages.py").write_text(
         "import json, time\ndef main(name, settings, out):\n    open(out, 'w').write(json.dumps({'kept': 1}))\n"
         "    print('began', flush=True)\n    time.sleep(600)\n"
@@ -130,7 +134,7 @@ def test_a_stage_that_runs_too_long_is_ended_with_its_processes(
     assert time.monotonic() - began < 60
 
 
-def test_a_profiler_that_fails_costs_the_profile_alone(monkeypatch: pytest.MonkeyPatch):
+def test_a_profiler_that_fails_costs_the_profile_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import gpu_probe
     import torch
@@ -160,13 +164,13 @@ def once(folder: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def test_one_command_needs_a_folder_for_its_output(tmp_path: Path):
+def test_one_command_needs_a_folder_for_its_output(tmp_path: Path) -> None:
     ended = once(tmp_path, OUT="")
     assert ended.returncode == 2
     assert "OUT is not set. Name the folder" in ended.stderr
 
 
-def test_a_smoke_run_that_fails_ends_the_command_with_its_log(tmp_path: Path):
+def test_a_smoke_run_that_fails_ends_the_command_with_its_log(tmp_path: Path) -> None:
     ended = once(tmp_path, OUT="out", ACCELERATOR="abacus")
     assert ended.returncode == 2
     assert "abacus" in ended.stdout

@@ -14,7 +14,7 @@ from cifar_lit.page.guarded import GuardedBlocks
 from cifar_lit.serving.app import Options
 
 
-def test_uploads_stay_closed_also_after_a_session_changed_its_component():
+def test_uploads_stay_closed_also_after_a_session_changed_its_component() -> None:
     seen: list[Any] = []
     with GuardedBlocks(analytics_enabled=False) as page:
         image, files = gr.Image(), gr.File(file_count="multiple")
@@ -43,7 +43,8 @@ def test_uploads_stay_closed_also_after_a_session_changed_its_component():
 def test_what_the_page_remembers_of_its_components_is_what_gradio_would_find() -> None:
     checkpoints = Path(__file__).parent.parent / "checkpoints"
     app = create_app(Options(registry=checkpoints, decode_workers=1))
-    blocks = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "").app.get_blocks()
+    guarded: Any = next(route.app for route in app.routes if isinstance(route, Mount) and route.path == "")
+    blocks = guarded.app.get_blocks()
     one, other = SessionState(blocks), SessionState(blocks)
     compared = 0
     for number, block in blocks.blocks.items():

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,7 +79,7 @@ def over_white(image: Image.Image) -> np.ndarray:
                 (GREY_IMAGE, {}),
                 (RAMP_IMAGE.convert("CMYK"), {"quality": 95}),  # Pillow writes it Adobe-inverted
             ]
-            for data in [encoded(image, "JPEG", **options)]
+            for data in [encoded(image, "JPEG", **options)]  # type: ignore[arg-type]
         ],
         # What follows the end of the image is not looked at
         (encoded(Image.fromarray(NOISE)) + b"garbage", NOISE),
@@ -101,7 +102,7 @@ def test_colours_equal_the_reference(data: bytes, expected: np.ndarray) -> None:
         (RAMP_IMAGE, {"transparency": (80, 16, 90)}),
     ],
 )
-def test_transparency_of_a_png_is_laid_over_white(image: Image.Image, options: dict) -> None:
+def test_transparency_of_a_png_is_laid_over_white(image: Image.Image, options: dict[str, Any]) -> None:
     data = encoded(image, **options)
     np.testing.assert_array_equal(decode(data).pixels, over_white(Image.open(io.BytesIO(data))))
 
@@ -130,14 +131,15 @@ def test_interlaced_png_equals_the_plain_one(depth: int) -> None:
 
 @pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("JPEG", {"subsampling": 0}), ("WEBP", {"lossless": True})])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_exif_orientation_is_applied(kind: str, options: dict, orientation: int) -> None:
+def test_exif_orientation_is_applied(kind: str, options: dict[str, Any], orientation: int) -> None:
     image = decode(taken(kind, orientation, **options)).pixels.astype(float)
     np.testing.assert_allclose(image, SCENE, atol=6 if kind == "JPEG" else 0)
 
 
 def test_every_orientation_of_a_scene_gives_the_same_pixels() -> None:
     # JPEG at quality 100 without subsampling, of flat squares: what rounding is left does not depend on the direction.
-    for kind, options in [("PNG", {}), ("JPEG", {"quality": 100, "subsampling": 0}), ("WEBP", {"lossless": True})]:
+    kinds: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}
+    for kind, options in kinds.items():
         images = [decode(taken(kind, orientation, **options)).network_pixels for orientation in range(1, 9)]
         assert all(np.array_equal(image, images[0]) for image in images), kind
 

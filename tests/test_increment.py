@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -55,7 +56,7 @@ def test_every_refusal_has_a_way_out() -> None:
     [LABELS, LABELS[:, None], *(LABELS.astype(kind) for kind in ("u1", "i1", ">i2", ">i8", "<u4", "u8", ">u8"))],
     ids=lambda labels: f"{labels.dtype.str} {labels.shape}",
 )
-def test_labels_of_any_integer_type_are_read(tmp_path: Path, save, labels: np.ndarray) -> None:
+def test_labels_of_any_integer_type_are_read(tmp_path: Path, save: Callable[..., None], labels: np.ndarray) -> None:
     save(tmp_path / "day.npz", x_new=PIXELS, y_new=labels)
     data = increment.read(tmp_path / "day.npz")
     assert torch.equal(data.images, DATA.images)

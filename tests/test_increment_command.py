@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import Publish
 from hostile_npz import FRAGMENTS, HOSTILE
 from PIL import Image
 from servers import shipped_v0001
@@ -48,7 +49,7 @@ def write(images: torch.Tensor = NEW.images, labels: torch.Tensor = NEW.labels, 
 # check
 
 
-def test_a_sound_file_passes(capsys, publish) -> None:
+def test_a_sound_file_passes(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     status, out, err = called(capsys, "check", write(), *SYNTHETIC)
     assert (status, err) == (0, "")
@@ -56,7 +57,7 @@ def test_a_sound_file_passes(capsys, publish) -> None:
     assert out.endswith("\n\n0 errors, 0 warnings.\n")
 
 
-def test_json_is_one_object_on_standard_output(capsys, publish) -> None:
+def test_json_is_one_object_on_standard_output(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     status, out, err = called(capsys, "check", write(), *SYNTHETIC, "--json")
     about = json.loads(out)
@@ -66,7 +67,7 @@ def test_json_is_one_object_on_standard_output(capsys, publish) -> None:
     assert about["findings"] == about["not_checked"] == []
 
 
-def test_copies_of_test_images_exact_and_near_are_named(capsys, publish) -> None:
+def test_copies_of_test_images_exact_and_near_are_named(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     brighter = (TEST.images[9:10].int() + 6).clamp(0, 255).to(torch.uint8)
     images = torch.cat([NEW.images[:10], TEST.images[4:5], brighter])
@@ -93,14 +94,16 @@ def test_copies_of_test_images_exact_and_near_are_named(capsys, publish) -> None
         (TRAIN.images[:20], TRAIN.labels[:20], 0, "train_overlap"),
     ],
 )
-def test_poisoned_and_odd_files(capsys, images: torch.Tensor, labels: torch.Tensor, status: int, code: str) -> None:
+def test_poisoned_and_odd_files(
+    capsys: pytest.CaptureFixture[str], images: torch.Tensor, labels: torch.Tensor, status: int, code: str
+) -> None:
     actual, out, _ = called(capsys, "check", write(images, labels), *SYNTHETIC, "--json", "--from", "none")
     assert actual == status
     assert code in [finding["code"] for finding in json.loads(out)["findings"]]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_what_is_no_increment_is_refused_in_one_line(capsys, name: str) -> None:
+def test_what_is_no_increment_is_refused_in_one_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
     HOSTILE[name][0](Path("new.npz"))
     status, out, err = called(capsys, "check", "new.npz", *SYNTHETIC, "--report", "report", "--clean", "clean.npz")
     assert (status, out) == (2, "")
@@ -110,7 +113,9 @@ def test_what_is_no_increment_is_refused_in_one_line(capsys, name: str) -> None:
     assert [path.name for path in Path().iterdir()] == ["new.npz"]
 
 
-def test_without_data_and_champion_it_checks_what_it_can_and_says_so(capsys, registry: Registry) -> None:
+def test_without_data_and_champion_it_checks_what_it_can_and_says_so(
+    capsys: pytest.CaptureFixture[str], registry: Registry
+) -> None:
     status, out, err = called(capsys, "check", write())
     assert status == 0
     assert "Not checked: copies of training images, copies of test images, doubtful labels." in out
@@ -134,7 +139,9 @@ def test_without_data_and_champion_it_checks_what_it_can_and_says_so(capsys, reg
         (["--data.source", "synthetic", "--report", "new.npz"], "error: --report new.npz can't be written"),
     ],
 )
-def test_what_was_named_and_cannot_be_had_is_an_error(capsys, publish, args: list[str], message: str) -> None:
+def test_what_was_named_and_cannot_be_had_is_an_error(
+    capsys: pytest.CaptureFixture[str], publish: Publish, args: list[str], message: str
+) -> None:
     publish(promote=True)
     before = write().read_bytes()
     status, _, err = called(capsys, "check", "new.npz", *args)
@@ -143,14 +150,16 @@ def test_what_was_named_and_cannot_be_had_is_an_error(capsys, publish, args: lis
     assert Path("new.npz").read_bytes() == before
 
 
-def test_a_version_is_asked_that_is_not_the_champion(capsys, publish) -> None:
+def test_a_version_is_asked_that_is_not_the_champion(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     publish(seed=1)
     _, out, _ = called(capsys, "check", write(), *SYNTHETIC, "--from", "v0002", "--json")
     assert json.loads(out)["version"] == "v0002"
 
 
-def test_the_report_is_text_json_and_an_image(capsys, publish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_report_is_text_json_and_an_image(
+    capsys: pytest.CaptureFixture[str], publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     publish(promote=True)
     cat = torch.eye(10)[3]
     monkeypatch.setattr(ThreeBlockCNN, "logits", lambda self, images: 99 * cat.expand(len(images), 10))
@@ -168,7 +177,7 @@ def test_the_report_is_text_json_and_an_image(capsys, publish, monkeypatch: pyte
     assert not Path("a/b/doubts.png").exists(), "it was that of another check"
 
 
-def test_clean_writes_what_no_error_concerns_and_each_image_once(capsys) -> None:
+def test_clean_writes_what_no_error_concerns_and_each_image_once(capsys: pytest.CaptureFixture[str]) -> None:
     rows = torch.tensor([*range(10), 3, 3])
     images = torch.cat([NEW.images[rows], TEST.images[:1], NEW.images[5:6]])
     labels = torch.cat([NEW.labels[rows], TEST.labels[:1], NEW.labels[5:6] + 1])
@@ -185,7 +194,7 @@ def test_clean_writes_what_no_error_concerns_and_each_image_once(capsys) -> None
     assert Path("new.npz").read_bytes() == Path("clean.npz").read_bytes()
 
 
-def test_clean_writes_nothing_if_no_row_is_left(capsys) -> None:
+def test_clean_writes_nothing_if_no_row_is_left(capsys: pytest.CaptureFixture[str]) -> None:
     write(torch.full_like(NEW.images, 77))
     status, _, err = called(capsys, "check", "new.npz", *SYNTHETIC, "--from", "none", "--clean", "clean.npz")
     assert (status, err) == (1, "No row is without fault: clean.npz was not written.\n")
@@ -195,7 +204,7 @@ def test_clean_writes_nothing_if_no_row_is_left(capsys) -> None:
 # make
 
 
-def test_make_from_images_of_any_size_and_kind(capsys) -> None:
+def test_make_from_images_of_any_size_and_kind(capsys: pytest.CaptureFixture[str]) -> None:
     for name, size in (("cat/a.png", (32, 32)), ("cat/deep/b.JPG", (60, 40)), ("truck/c.webp", (5, 9))):
         path = Path("images", name)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -215,20 +224,20 @@ def test_make_from_images_of_any_size_and_kind(capsys) -> None:
     assert (made.images.float() - torch.tensor([200.0, 100, 0])).abs().max() < 4
 
 
-def made_of_train(capsys, *args: object) -> ImageSet:
+def made_of_train(capsys: pytest.CaptureFixture[str], *args: object) -> ImageSet:
     status, _, err = called(capsys, "make", "--split", "train", *SYNTHETIC, "--out", "out.npz", "--force", *args)
     assert (status, err) == (0, "")
     return increment.read(Path("out.npz"))
 
 
 @pytest.mark.parametrize(("rows", "expected"), [("10:30", range(10, 30)), (":5", range(5)), ("95:", range(95, 100))])
-def test_make_from_rows_of_a_split(capsys, rows: str, expected: range) -> None:
+def test_make_from_rows_of_a_split(capsys: pytest.CaptureFixture[str], rows: str, expected: range) -> None:
     made = made_of_train(capsys, "--rows", rows)
     assert torch.equal(made.images, TRAIN.images[[*expected]])
     assert torch.equal(made.labels, TRAIN.labels[[*expected]])
 
 
-def test_make_from_classes_and_an_even_sample(capsys) -> None:
+def test_make_from_classes_and_an_even_sample(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(made_of_train(capsys)) == 100
     cats_and_dogs = made_of_train(capsys, "--classes", "dog", "cat")
     assert torch.bincount(cats_and_dogs.labels, minlength=10).tolist() == [0, 0, 0, 10, 0, 10, 0, 0, 0, 0]
@@ -244,14 +253,14 @@ def test_make_from_classes_and_an_even_sample(capsys) -> None:
     assert few.labels.tolist() == [3, 4, 5]
 
 
-def test_make_from_test_images_warns(capsys) -> None:
+def test_make_from_test_images_warns(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = called(capsys, "make", "--split", "test", *SYNTHETIC, "--out", "out.npz")
     assert status == 0
     assert err == "warning: whoever learns test images makes every test figure too good.\n"
     assert torch.equal(increment.read(Path("out.npz")).images, TEST.images)
 
 
-def test_make_from_corrections(capsys) -> None:
+def test_make_from_corrections(capsys: pytest.CaptureFixture[str]) -> None:
     folder = Path("corrected")
     folder.mkdir()
     add(folder, 5, "dog")
@@ -277,7 +286,9 @@ def test_make_from_corrections(capsys) -> None:
         (["--count", "101"], "--count 101 takes 11 of airplane, there are 10"),
     ],
 )
-def test_make_refuses_slices_that_make_no_sense(capsys, args: list[str], message: str) -> None:
+def test_make_refuses_slices_that_make_no_sense(
+    capsys: pytest.CaptureFixture[str], args: list[str], message: str
+) -> None:
     args = [f"--rows={args[1]}"] + args[2:] if args[0] == "--rows" else args
     status, out, err = called(capsys, "make", "--split", "train", *SYNTHETIC, "--out", "out.npz", *args)
     assert (status, out) == (2, "")
@@ -285,7 +296,7 @@ def test_make_refuses_slices_that_make_no_sense(capsys, args: list[str], message
     assert not Path("out.npz").exists()
 
 
-def test_make_replaces_a_file_only_by_force(capsys) -> None:
+def test_make_replaces_a_file_only_by_force(capsys: pytest.CaptureFixture[str]) -> None:
     Path("out.npz").write_text("mine")
     status, _, err = called(capsys, "make", "--split", "train", *SYNTHETIC, "--out", "out.npz")
     assert (status, Path("out.npz").read_text()) == (2, "mine")
@@ -293,14 +304,14 @@ def test_make_replaces_a_file_only_by_force(capsys) -> None:
     assert len(made_of_train(capsys)) == 100
 
 
-def test_slices_are_of_a_split_only(capsys) -> None:
+def test_slices_are_of_a_split_only(capsys: pytest.CaptureFixture[str]) -> None:
     status, _, err = called(capsys, "make", "--images", "images", "--count", 3, "--out", "out.npz")
     assert status == 2
     assert "--count can't be used here: --rows, --classes and --count choose from --split or --arrays" in err
 
 
 @pytest.mark.parametrize("action", ["check", "make"])
-def test_help_is_shown(capsys, action: str) -> None:
+def test_help_is_shown(capsys: pytest.CaptureFixture[str], action: str) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["increment", action, "--help"])
     assert f"usage: cifar-lit increment {action}" in capsys.readouterr().out
@@ -313,7 +324,7 @@ DATA = os.environ.get("CIFAR_LIT_DATA")
 
 @pytest.mark.slow
 @pytest.mark.skipif(DATA is None, reason="CIFAR_LIT_DATA names no CIFAR-10")
-def test_real_images_against_the_shipped_version(capsys, tmp_path: Path) -> None:
+def test_real_images_against_the_shipped_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     train = read_split("train", resolve_root(DATA))
     rows = torch.randperm(len(train), generator=torch.Generator().manual_seed(0))[:200]
     labels = train.labels[rows]

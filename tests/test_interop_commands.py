@@ -9,7 +9,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from conftest import tiny_network
+from conftest import Publish, tiny_network
 
 from cifar_lit.cli import main
 from cifar_lit.data import synthetic
@@ -37,7 +37,7 @@ def h5(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def npz(tmp_path: Path, publish) -> Path:
+def npz(tmp_path: Path, publish: Publish) -> Path:
     publish(promote=True)
     assert main(["export", "latest", "--format", "npz", "--out", "weights.npz"]) == 0
     return tmp_path / "weights.npz"
@@ -67,7 +67,7 @@ def test_a_version_comes_back_from_npz_bit_for_bit(npz: Path, registry: Registry
     assert all(torch.equal(model.network.state_dict()[name], value) for name, value in expected.items())
 
 
-def test_export_says_what_it_wrote(capsys, publish) -> None:
+def test_export_says_what_it_wrote(capsys: pytest.CaptureFixture[str], publish: Publish) -> None:
     publish(promote=True)
     status, out, err = called(capsys, "export", "v0001", "--format", "npz", "--out", "w.npz")
     size = Path("w.npz").stat().st_size
@@ -85,7 +85,7 @@ def test_export_says_what_it_wrote(capsys, publish) -> None:
     ],
 )
 def test_onnx_is_compared_on_the_images_that_there_are(
-    capsys, publish, registry: Registry, data: list[str], words: str
+    capsys: pytest.CaptureFixture[str], publish: Publish, registry: Registry, data: list[str], words: str
 ) -> None:
     publish(promote=True)
     status, out, err = called(capsys, "export", "latest", "--format", "onnx", "--out", "m.onnx", *data)
@@ -101,7 +101,7 @@ def test_onnx_is_compared_on_the_images_that_there_are(
     assert np.abs(probs - expected.numpy()).max() < 1e-5
 
 
-def test_a_keras_model_is_exported_without_a_version(capsys, h5: Path) -> None:
+def test_a_keras_model_is_exported_without_a_version(capsys: pytest.CaptureFixture[str], h5: Path) -> None:
     status, out, _ = called(capsys, "export", h5, "--format", "npz", "--out", "keras.npz")
     assert status == 0
     assert out.startswith("model.h5 as npz: keras.npz")
@@ -112,7 +112,9 @@ def test_a_keras_model_is_exported_without_a_version(capsys, h5: Path) -> None:
 # import
 
 
-def test_a_keras_model_becomes_a_candidate_that_is_measured(capsys, h5: Path, registry: Registry) -> None:
+def test_a_keras_model_becomes_a_candidate_that_is_measured(
+    capsys: pytest.CaptureFixture[str], h5: Path, registry: Registry
+) -> None:
     status, out, err = called(capsys, "import", h5, *SYNTHETIC)
     version = registry.resolve("v0001")
     about = version.manifest
@@ -142,7 +144,9 @@ def test_a_keras_model_becomes_a_candidate_that_is_measured(capsys, h5: Path, re
     assert torch.equal(state["dense.weight"], tiny_network(5).state_dict()["dense.weight"])
 
 
-def test_an_import_without_a_test_set_says_so_and_every_command_copes(capsys, h5: Path, registry: Registry) -> None:
+def test_an_import_without_a_test_set_says_so_and_every_command_copes(
+    capsys: pytest.CaptureFixture[str], h5: Path, registry: Registry
+) -> None:
     status, out, err = called(capsys, "import", h5)
     assert (status, err) == (0, "Not measured: no CIFAR-10 found (--data.root names it).\n")
     assert registry.resolve("v0001").manifest.metrics == {}
@@ -161,7 +165,7 @@ def test_an_import_without_a_test_set_says_so_and_every_command_copes(capsys, h5
     assert called(capsys, "versions", "promote", "v0001")[0] == 0
 
 
-def test_import_of_npz_as_json_is_the_summary_alone(capsys, npz: Path) -> None:
+def test_import_of_npz_as_json_is_the_summary_alone(capsys: pytest.CaptureFixture[str], npz: Path) -> None:
     status, out, err = called(capsys, "import", npz, "--json", *SYNTHETIC)
     summary = json.loads(out)
     assert (status, err) == (0, "")
@@ -173,7 +177,9 @@ def test_import_of_npz_as_json_is_the_summary_alone(capsys, npz: Path) -> None:
 # --from FILE
 
 
-def test_predict_from_a_file_answers_as_the_version_does(capsys, npz: Path, png: Path) -> None:
+def test_predict_from_a_file_answers_as_the_version_does(
+    capsys: pytest.CaptureFixture[str], npz: Path, png: Path
+) -> None:
     answers = []
     for reference in ("latest", npz):
         status, out, _ = called(capsys, "predict", png, "--from", reference, "--format", "json")
@@ -184,7 +190,7 @@ def test_predict_from_a_file_answers_as_the_version_does(capsys, npz: Path, png:
 
 
 @pytest.mark.parametrize(("verb", "count"), [("test", 50), ("validate", 10)])
-def test_evaluation_from_a_file(capsys, h5: Path, verb: str, count: int) -> None:
+def test_evaluation_from_a_file(capsys: pytest.CaptureFixture[str], h5: Path, verb: str, count: int) -> None:
     status, out, err = called(capsys, verb, "--from", h5, *SYNTHETIC)
     assert status == 0
     assert f"model.h5 on {count} {'test' if verb == 'test' else 'validation'} images" in out
@@ -227,7 +233,7 @@ def test_the_ending_decides_whatever_its_case(h5: Path, registry: Registry) -> N
     ],
 )
 def test_wrong_input_is_one_message_and_status_2(
-    capsys, npz: Path, png: Path, registry: Registry, args: list[str], words: str
+    capsys: pytest.CaptureFixture[str], npz: Path, png: Path, registry: Registry, args: list[str], words: str
 ) -> None:
     Path("bad.h5").write_bytes(b"bad")
     Path("bad.keras").write_bytes(b"PK\x03\x04")
@@ -243,7 +249,7 @@ def test_wrong_input_is_one_message_and_status_2(
 
 
 def test_a_data_set_named_by_the_environment_must_be_there(
-    capsys, npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], npz: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CIFAR_LIT_DATA", str(tmp_path / "nowhere"))
     status, _, err = called(capsys, "import", npz)

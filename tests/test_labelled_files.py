@@ -8,6 +8,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,8 @@ def as_zip(path: Path, files: Files) -> None:
 
 
 def as_tar(path: Path, files: Files) -> None:
-    with tarfile.open(path, f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w") as file:
+    mode: Any = f"w:{path.suffix[1:]}" if path.suffix != ".tar" else "w"
+    with tarfile.open(path, mode) as file:
         for name, content in files.items():
             about = tarfile.TarInfo(f"./clone-main/{name}")
             about.size = len(content)
@@ -149,7 +151,7 @@ def as_tar(path: Path, files: Files) -> None:
 
 
 @pytest.mark.parametrize("name", TAKEN)
-def test_folders_are_taken_as_they_lie(capsys, name: str) -> None:
+def test_folders_are_taken_as_they_lie(capsys: pytest.CaptureFixture[str], name: str) -> None:
     files, args, status, expected, words = TAKEN[name]
     write(files)
     got, said = made(capsys, "top", *args.split())
@@ -164,7 +166,9 @@ def test_folders_are_taken_as_they_lie(capsys, name: str) -> None:
     ("name", "pack"),
     [("a.zip", as_zip), ("a.tar", as_tar), ("a.tar.gz", as_tar), ("a.tar.bz2", as_tar), ("a.tar.xz", as_tar)],
 )
-def test_archives_are_read_as_the_folder_is(capsys, name: str, pack: Callable[[Path, Files], None]) -> None:
+def test_archives_are_read_as_the_folder_is(
+    capsys: pytest.CaptureFixture[str], name: str, pack: Callable[[Path, Files], None]
+) -> None:
     pack(Path(name), CLONE)
     status, said = made(capsys, name)
     assert (status, labels()) == (0, [3, 5])
@@ -183,14 +187,14 @@ def test_archives_are_read_as_the_folder_is(capsys, name: str, pack: Callable[[P
         ("\ufeffimage,split,label\na.png,x,cat\n", [3]),
     ],
 )
-def test_a_table_names_files_and_labels(capsys, text: str, expected: list[int]) -> None:
+def test_a_table_names_files_and_labels(capsys: pytest.CaptureFixture[str], text: str, expected: list[int]) -> None:
     write({"a.png": PNG, "train/b.png": png(50), "labels.csv": text.encode()})
     status, said = made(capsys, "top/labels.csv", "--yes")
     assert (status, labels()) == (0, expected), said
     assert ("numbers 0..9 are taken for the classes" in said) == (",9" in text or "3\t" in text)
 
 
-def test_the_rows_are_the_images_in_the_order_of_class_and_name(capsys) -> None:
+def test_the_rows_are_the_images_in_the_order_of_class_and_name(capsys: pytest.CaptureFixture[str]) -> None:
     write({"dog/a.png": png(10), "cat/z.png": png(20), "cat/b.png": png(30)})
     assert made(capsys, "top")[0] == 0
     data = increment.read(Path("out.npz"))
@@ -224,7 +228,9 @@ REFUSED: dict[str, tuple[Files, list[str]]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(capsys, name: str) -> None:
+def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
     files, words = REFUSED[name]
     write(files)
     status, said = made(capsys, "top")
@@ -233,7 +239,7 @@ def test_all_that_is_wrong_is_said_at_once_and_nothing_is_written(capsys, name: 
         assert word in said
 
 
-def test_the_folder_of_one_class_is_told_from_the_one_above(capsys) -> None:
+def test_the_folder_of_one_class_is_told_from_the_one_above(capsys: pytest.CaptureFixture[str]) -> None:
     write({"a.png": PNG}, "cats")
     assert "Name the folder above 'cats'." in made(capsys, "cats")[1]
 
@@ -252,7 +258,7 @@ def test_the_folder_of_one_class_is_told_from_the_one_above(capsys) -> None:
         ("file,label\na.png,cat\na.png,dog\n", "a.png have two labels."),
     ],
 )
-def test_a_wrong_table_is_refused(capsys, text: str, words: str) -> None:
+def test_a_wrong_table_is_refused(capsys: pytest.CaptureFixture[str], text: str, words: str) -> None:
     write({"a.png": PNG, "a.csv": text.encode("latin1")})
     status, said = made(capsys, "top/a.csv")
     assert status == 2
@@ -308,7 +314,11 @@ def many_files(path: Path) -> None:
     ],
 )
 def test_hostile_and_damaged_archives_are_refused(
-    capsys, monkeypatch: pytest.MonkeyPatch, name: str, pack: Callable[[Path], object], words: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    pack: Callable[[Path], object],
+    words: str,
 ) -> None:
     monkeypatch.setattr(image_sources, "MAX_FILES", 40)
     pack(Path(name))
@@ -330,7 +340,7 @@ def test_a_tar_without_its_end_is_refused(name: str) -> None:
             continue
 
 
-def test_a_tar_with_damage_in_the_middle_is_refused(capsys) -> None:
+def test_a_tar_with_damage_in_the_middle_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     as_tar(Path("a.tar"), {f"cat/{number}.png": png(number) for number in range(9)})
     data = bytearray(Path("a.tar").read_bytes())
     data[4 * 1024 : 4 * 1024 + 300] = b"x" * 300
@@ -340,7 +350,7 @@ def test_a_tar_with_damage_in_the_middle_is_refused(capsys) -> None:
     assert "the tar is cut off or damaged in the middle" in said
 
 
-def test_a_special_file_and_a_link_to_nothing_are_told(capsys) -> None:
+def test_a_special_file_and_a_link_to_nothing_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     write({"cat/a.png": PNG})
     Path("top/cat/b.png").symlink_to("nowhere")
     Path("top/loop").symlink_to(".")
@@ -386,7 +396,7 @@ def test_what_other_words_do_not_mean(word: str) -> None:
     ],
 )
 def test_hidden_files_are_counted_and_named(
-    capsys, pack: Callable[[Path, Files], None] | None, names: list[str]
+    capsys: pytest.CaptureFixture[str], pack: Callable[[Path, Files], None] | None, names: list[str]
 ) -> None:
     hidden = {".git/x/y.png": PNG, "cat/.b.png": PNG, "cat/Thumbs.db": b"", "dog/.cache/c.png": PNG}
     files = {"cat/a.png": PNG, "dog/a.png": PNG, **hidden}
@@ -401,14 +411,14 @@ def test_hidden_files_are_counted_and_named(
     assert labels() == [3, 5]
 
 
-def test_many_hidden_files_are_not_all_named(capsys) -> None:
+def test_many_hidden_files_are_not_all_named(capsys: pytest.CaptureFixture[str]) -> None:
     write({"cat/a.png": PNG, **{f"cat/.{number}": b"" for number in range(30)}})
     _, said = made(capsys, "top")
     assert "left out 30 hidden or system files or folders: cat/.0, " in said
     assert "and 10 more" in said
 
 
-def test_a_linked_folder_is_read(capsys) -> None:
+def test_a_linked_folder_is_read(capsys: pytest.CaptureFixture[str]) -> None:
     write({"cat/a.png": PNG}, "disk")
     write({"README.md": b"#"}, "clone")
     Path("clone/data").mkdir()
@@ -417,7 +427,7 @@ def test_a_linked_folder_is_read(capsys) -> None:
     assert labels() == [3]
 
 
-def test_the_images_are_those_of_the_files(capsys) -> None:
+def test_the_images_are_those_of_the_files(capsys: pytest.CaptureFixture[str]) -> None:
     write({"cat/a.png": png(7)})
     assert made(capsys, "top")[0] == 0
     assert (increment.read(Path("out.npz")).images.numpy() == np.array([7, 100, 0])).all()

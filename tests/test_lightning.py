@@ -3,6 +3,7 @@
 import gc
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -21,6 +22,7 @@ from cifar_lit.training.lightning import (
     uses_cuda,
 )
 
+Stub: Any = SimpleNamespace
 CHECK = "PYTORCH_NVML_BASED_CUDA_CHECK"
 
 
@@ -66,21 +68,21 @@ def test_garbage_collection_and_environment_are_as_before_after_a_training(
 
 def test_a_gpu_is_asked_as_lightning_wants_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(CHECK, "1")
-    lean, module = ReduceStepOverhead(), SimpleNamespace(device=torch.device("cuda"))
+    lean, module = ReduceStepOverhead(), Stub(device=torch.device("cuda"))
     try:
-        lean.on_train_start(SimpleNamespace(), module)
+        lean.on_train_start(Stub(), module)
         assert os.environ[CHECK] == "1"
     finally:
-        lean.on_train_end(SimpleNamespace(), module)
+        lean.on_train_end(Stub(), module)
     assert os.environ[CHECK] == "1"
 
 
 @pytest.mark.parametrize("average", [AverageWeights(), pl.callbacks.EMAWeightAveraging()])
 def test_averaged_weights_move_to_the_training_device(average: pl.callbacks.WeightAveraging) -> None:
     classifier = Classifier(ThreeBlockCNN(width=4, hidden=8))
-    average.setup(SimpleNamespace(), classifier, "fit")  # before Lightning moves the module
-    module = SimpleNamespace(device=torch.device("meta"))
-    ReduceStepOverhead().on_fit_start(SimpleNamespace(callbacks=[average]), module)
+    average.setup(Stub(), classifier, "fit")  # before Lightning moves the module
+    module = Stub(device=torch.device("meta"))
+    ReduceStepOverhead().on_fit_start(Stub(callbacks=[average]), module)
     assert average._average_model is not None
     assert {weight.device.type for weight in average._average_model.module.parameters()} == {"meta"}
     assert average._average_model.n_averaged.device.type == "cpu"
@@ -88,10 +90,8 @@ def test_averaged_weights_move_to_the_training_device(average: pl.callbacks.Weig
 
 def test_averaged_weights_stay_where_they_were_asked_for() -> None:
     average = pl.callbacks.WeightAveraging(device="cpu")
-    average.setup(SimpleNamespace(), Classifier(ThreeBlockCNN(width=4, hidden=8)), "fit")
-    ReduceStepOverhead().on_fit_start(
-        SimpleNamespace(callbacks=[average]), SimpleNamespace(device=torch.device("meta"))
-    )
+    average.setup(Stub(), Classifier(ThreeBlockCNN(width=4, hidden=8)), "fit")
+    ReduceStepOverhead().on_fit_start(Stub(callbacks=[average]), Stub(device=torch.device("meta")))
     assert average._average_model is not None
     assert {weight.device.type for weight in average._average_model.module.parameters()} == {"cpu"}
 
@@ -102,13 +102,15 @@ def test_averaged_weights_stay_where_they_were_asked_for() -> None:
 )
 def test_a_gpu_is_used_if_it_is_there_and_wanted(
     accelerator: str, at_hand: bool, used: bool, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: at_hand)
     assert uses_cuda(accelerator) == used
 
 
 @pytest.mark.parametrize(("has_units", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_bfloat16_is_used_where_the_device_has_it(has_units: bool, precision: str, monkeypatch: pytest.MonkeyPatch):
+def test_bfloat16_is_used_where_the_device_has_it(
+    has_units: bool, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: has_units)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     assert best_precision("cpu") == precision
@@ -117,7 +119,7 @@ def test_bfloat16_is_used_where_the_device_has_it(has_units: bool, precision: st
     assert best_precision("auto") == best_precision("gpu") == precision
 
 
-def test_an_unknown_accelerator_gets_full_precision():
+def test_an_unknown_accelerator_gets_full_precision() -> None:
     assert best_precision("tpu") == "32-true"
 
 

@@ -52,7 +52,7 @@ def test_what_a_line_has_learned_is_remembered_once_with_its_rows_if_they_are_kn
         measured(publish(parent="v0001"), 0.8, increments=[one, other]),
     ]
     registry.increments.folder.mkdir()
-    registry.increments.path(other["sha256"]).touch()
+    registry.increments.path("b" * 64).touch()
     first, second = remembered(registry, versions)
     assert (first.name, first.version, first.path, first.learned, first.held_out) == ("a.npz", "v0001", None, None, ())
     assert (second.version, second.path) == ("v0002", registry.increments.path("b" * 64))

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 
@@ -107,7 +109,13 @@ def test_streamed_batches_equal_resident_ones(
     images = torch.randint(0, 256, (90, 32, 32, 3), dtype=torch.uint8)
     data = ImageSet(images, torch.arange(90) % 10, "test")
     for rank in range(world_size):
-        options = {"rows": torch.arange(5, 82), "shuffle": True, "augmentation": augmentation, "seed": 7, "rank": rank}
+        options: dict[str, Any] = {
+            "rows": torch.arange(5, 82),
+            "shuffle": True,
+            "augmentation": augmentation,
+            "seed": 7,
+            "rank": rank,
+        }
         options |= {"world_size": world_size, "steps_augmented": steps_augmented}
         here = DeviceLoader(data, 8, **options)
         there = DeviceLoader(data, 8, **options, stream_to=torch.device("cpu"))
@@ -146,7 +154,7 @@ def test_examples_are_one_batch_of_each_size_and_leave_the_epoch_as_it_is(num: i
     assert all(torch.equal(left, images) for left, (images, _) in zip(before, loader, strict=True))
 
 
-def test_the_epoch_may_be_told_after_the_iterator_was_made():
+def test_the_epoch_may_be_told_after_the_iterator_was_made() -> None:
     loader = DeviceLoader(numbered(20), 4, shuffle=True, seed=1)
     at_first = rows_of(loader)
     early = iter(loader)

@@ -32,7 +32,7 @@ def locust(url: str, *options: str, limit_ms: float = 1e6) -> subprocess.Complet
     )
 
 
-def test_complaints():
+def test_complaints() -> None:
     wrong = {
         "an error inside": ({"error": "no model"}, "not the ten classes"),
         "no object": (["cat"], "not an object"),
@@ -60,7 +60,7 @@ def test_complaints():
 @pytest.mark.slow
 def test_both_users_are_content_with_our_server_and_a_tight_limit_fails(
     registry: Registry, publish: Callable[..., Version]
-):
+) -> None:
     publish(promote=True)
     with served(["--registry", str(registry.root)]) as (url, _):
         passed = locust(url)
@@ -73,7 +73,7 @@ def test_both_users_are_content_with_our_server_and_a_tight_limit_fails(
 
 
 @pytest.mark.slow
-def test_an_error_inside_of_a_200_is_a_failure():
+def test_an_error_inside_of_a_200_is_a_failure() -> None:
     class Liar(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 

@@ -1,5 +1,7 @@
 import asyncio
 import re
+from collections.abc import AsyncIterator
+from typing import Any
 
 import gradio as gr
 import httpx
@@ -109,6 +111,7 @@ def test_after_too_many_wrong_passwords_the_right_one_waits_too(login: Login, cl
     with pytest.raises(RequestError) as caught:
         login.sign_in(PASSWORD, HERE)
     assert caught.value.status_code == 429
+    assert caught.value.headers
     clock.now += int(caught.value.headers["Retry-After"])
     assert login.signed_in({COOKIE: login.sign_in(PASSWORD, HERE)})
 
@@ -194,7 +197,7 @@ def ask(
     *,
     scheme: str = "http",
     cookies: dict[str, str] | None = None,
-    **options: object,
+    **options: Any,
 ) -> httpx.Response:
     app = FastAPI()
     add_sign_in(app, login)
@@ -207,7 +210,7 @@ def ask(
     return asyncio.run(send())
 
 
-def post(login: Login, password: str, **options: object) -> httpx.Response:
+def post(login: Login, password: str, **options: Any) -> httpx.Response:
     return ask(login, "POST", "/login", data={"password": password}, **options)
 
 
@@ -293,7 +296,7 @@ def test_other_bodies_are_refused(login: Login, content: bytes, headers: dict[st
 def test_a_body_without_end_is_not_read_to_its_end(login: Login) -> None:
     sent = 0
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         nonlocal sent
         for _ in range(10_000):
             sent += 1024

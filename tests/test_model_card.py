@@ -6,6 +6,7 @@ import re
 import pytest
 import torch
 import yaml
+from conftest import Publish
 
 from cifar_lit.cli import main
 from cifar_lit.registry.registry import Registry
@@ -26,7 +27,7 @@ def without_card(registry: Registry, version: Version) -> Version:
     return registry.resolve(version.id)
 
 
-def test_the_front_matter_is_yaml_with_the_test_figures(publish) -> None:
+def test_the_front_matter_is_yaml_with_the_test_figures(publish: Publish) -> None:
     _, front, body = card(publish()).split("---\n", 2)
     about = yaml.safe_load(front)
     assert about["pipeline_tag"] == "image-classification"
@@ -37,7 +38,7 @@ def test_the_front_matter_is_yaml_with_the_test_figures(publish) -> None:
     assert body.startswith("\n# CIFAR-10 classifier, v0001\n")
 
 
-def test_it_says_what_the_manifest_knows(publish) -> None:
+def test_it_says_what_the_manifest_knows(publish: Publish) -> None:
     publish()
     text = card(publish(parent="v0001"))
     for words in (
@@ -53,7 +54,7 @@ def test_it_says_what_the_manifest_knows(publish) -> None:
     assert "candidate" not in text
 
 
-def test_its_lines_of_python_load_the_network(publish, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_lines_of_python_load_the_network(publish: Publish, monkeypatch: pytest.MonkeyPatch) -> None:
     version = publish()
     code = re.search(r"```python\n(.*?)```", card(version), re.DOTALL)
     assert code is not None
@@ -65,7 +66,7 @@ def test_its_lines_of_python_load_the_network(publish, monkeypatch: pytest.Monke
 
 
 def test_an_old_version_is_whole_and_gets_its_card_by_upgrade(
-    publish, registry: Registry, capsys, monkeypatch: pytest.MonkeyPatch
+    publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = without_card(registry, publish(promote=True))
     publish()
@@ -81,7 +82,7 @@ def test_an_old_version_is_whole_and_gets_its_card_by_upgrade(
     assert json.loads(capsys.readouterr().out) == {}
 
 
-def test_an_altered_card_is_noticed(publish, registry: Registry) -> None:
+def test_an_altered_card_is_noticed(publish: Publish, registry: Registry) -> None:
     version = publish()
     (version.path / "README.md").write_text("mine")
     assert "README.md differs from its hash" in str(registry.verify()["v0001"])

@@ -89,6 +89,7 @@ def exact(model: ThreeBlockCNN, images: Tensor) -> Tensor:
     for convolution, norm in model._weighted_blocks():
         features = back(conv2d(features, there(convolution.weight), convolution.bias, padding=1))
         features = there(features.relu())
+        assert norm.momentum is not None
         features = batch_norm(
             features, norm.running_mean, norm.running_var, norm.weight, norm.bias, True, norm.momentum, norm.eps
         )
@@ -287,7 +288,7 @@ def test_not_a_number_stays_one(name: str) -> None:
     found = answers(model, random_images(40))
     assert found.isnan().all()
     found.sum().backward()
-    assert model.blocks[0][0].weight.grad.isnan().any()
+    assert model.get_parameter("blocks.0.0.weight").grad.isnan().any()
 
 
 @needs_tiles

@@ -8,7 +8,9 @@ import sys
 import textwrap
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -39,11 +41,11 @@ from cifar_lit.data.array_file import ArrayHeader
 from cifar_lit.data.npz import NpyFile, NpzFile
 from cifar_lit.errors import NpzError
 
-MANY_KINDS = {
+MANY_KINDS: dict[str, np.ndarray] = {
     "pixels": PIXELS,
     "big": np.arange(5, dtype=">i8"),
     "fortran": np.asfortranarray(np.arange(24.0).reshape(2, 3, 4)),
-    "scalar": np.float16(3.5),
+    "scalar": np.array(3.5, np.float16),
     "empty": np.zeros((0, 4), np.float32),
     "flags": np.array([True, False]),
     "complex": np.array([1 + 2j]),
@@ -60,18 +62,18 @@ class Unseekable(io.RawIOBase):
     def writable(self) -> bool:
         return True
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         self.data += data
         return len(data)
 
 
-def streamed(save, **arrays: np.ndarray) -> bytes:
+def streamed(save: Callable[..., None], **arrays: np.ndarray) -> bytes:
     stream = Unseekable()
     save(stream, **arrays)
     return bytes(stream.data)
 
 
-def saved(save, **arrays: np.ndarray) -> bytes:
+def saved(save: Callable[..., None], **arrays: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     save(buffer, **arrays)
     return buffer.getvalue()
@@ -197,7 +199,7 @@ def test_an_array_that_nobody_asks_for_may_hold_anything(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("kind", ["npz", "npy"])
-def test_rows_come_in_pieces(tmp_path: Path, kind: str, order: str) -> None:
+def test_rows_come_in_pieces(tmp_path: Path, kind: str, order: Literal["C", "F"]) -> None:
     array = np.asarray(np.arange(70.0).reshape(10, 7), order=order)
     (tmp_path / f"a.{kind}").write_bytes(npy(array) if kind == "npy" else saved(np.savez_compressed, a=array))
     opened = NpyFile(tmp_path / "a.npy", max_bytes=2**20) if kind == "npy" else None
@@ -273,7 +275,7 @@ def make_nothing(path: Path) -> None:
         (lambda path: path.symlink_to(path.name), "it can't be read (Too many levels of symbolic links)"),
     ],
 )
-def test_what_is_no_regular_file_is_refused(tmp_path: Path, make, message: str) -> None:
+def test_what_is_no_regular_file_is_refused(tmp_path: Path, make: Callable[[Path], None], message: str) -> None:
     path = tmp_path / "a.npz"
     make(path)
     with pytest.raises(NpzError, match=re.escape(f"{path}: {message}")) as error:
@@ -298,7 +300,7 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_zip_cut_anywhere_is_malformed(tmp_path: Path, save) -> None:
+def test_a_zip_cut_anywhere_is_malformed(tmp_path: Path, save: Callable[..., None]) -> None:
     data = saved(save, x_new=PIXELS, y_new=LABELS)
     places = {*range(0, len(data), 64), *range(1, 80), *range(len(data) - 200, len(data))}
     for place in sorted(places):
@@ -309,7 +311,7 @@ def test_a_zip_cut_anywhere_is_malformed(tmp_path: Path, save) -> None:
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_a_changed_byte_gives_the_same_arrays_or_an_error(tmp_path: Path, save) -> None:
+def test_a_changed_byte_gives_the_same_arrays_or_an_error(tmp_path: Path, save: Callable[..., None]) -> None:
     arrays = {"a": np.arange(30, dtype=np.uint8), "b": np.array([1.5, 2.5])}
     data = saved(save, **arrays)
     random_bits = random.Random(0)
@@ -426,7 +428,7 @@ def test_the_measure_of_memory_sees_what_is_used(tmp_path: Path) -> None:
     ],
     ids=["10 GB", "1 GB", "2**40", "100,000 members", "4 GB header", "short stream"],
 )
-def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path, build, fault: str) -> None:
+def test_memory_stays_small_whatever_a_file_claims(tmp_path: Path, build: Callable[[], bytes], fault: str) -> None:
     (tmp_path / "a.npz").write_bytes(build())
     growth, said = peak_growth(tmp_path / "a.npz", "read(path)")
     assert said == fault

@@ -6,8 +6,9 @@ import pickle
 import socket
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from cifar_lit.errors import DataError
 NUM = 20  # images in each batch
 
 
-class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
+class Python2Pickler(pickle._Pickler):
     """Writes what Python 2 and its NumPy wrote: protocol 2, every string as bytes, old module names, 0 for False."""
 
-    dispatch = dict(pickle._Pickler.dispatch)  # type: ignore[attr-defined]
+    dispatch: ClassVar[dict[type, Callable[..., None]]] = dict(pickle._Pickler.dispatch)
+    write: Callable[[bytes], None]
+    memoize: Callable[[object], None]
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=2)
@@ -35,7 +38,7 @@ class Python2Pickler(pickle._Pickler):  # type: ignore[name-defined]
 
     dispatch[str] = dispatch[bytes] = save_string
 
-    def reducer_override(self, value: object) -> object:
+    def reducer_override(self, value: object) -> Any:
         if isinstance(value, np.dtype):
             return np.dtype, ("u1", 0, 1), (3, "|", None, None, None, -1, -1, 0)
         return NotImplemented
@@ -173,8 +176,18 @@ def test_pickle_that_names_a_command_is_refused_and_not_run(
     assert not canary.exists()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one archive at any address, in the way that `mode` says."""
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.body, self.mode = body, "plain"
+        self.requests: list[tuple[str, str | None]] = []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
-    """Serves one archive at any address, in the way that the server object says."""
+    server: Server
 
     def do_GET(self) -> None:
         server = self.server
@@ -205,10 +218,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server(archive: Path) -> Iterator[http.server.ThreadingHTTPServer]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        server.body, server.mode, server.requests = archive.read_bytes(), "plain", []
-        server.url = f"http://127.0.0.1:{server.server_address[1]}"
+def server(archive: Path) -> Iterator[Server]:
+    with Server(archive.read_bytes()) as server:
         thread = threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01))
         thread.start()
         yield server
@@ -217,7 +228,7 @@ def server(archive: Path) -> Iterator[http.server.ThreadingHTTPServer]:
 
 
 @pytest.mark.parametrize("mirror", ["/some/folder/", "/some/folder/cifar-10-python.tar.gz", "/renamed.tgz"])
-def test_download_from_a_mirror_named_as_folder_or_as_file(server, mirror: str, tmp_path: Path) -> None:
+def test_download_from_a_mirror_named_as_folder_or_as_file(server: Server, mirror: str, tmp_path: Path) -> None:
     path = official.download(tmp_path / "new" / "root", server.url + mirror)
     assert path == tmp_path / "new" / "root" / "cifar-10-python.tar.gz"
     assert len(official.CIFAR10.read(path, "train")) == 5 * NUM
@@ -225,7 +236,9 @@ def test_download_from_a_mirror_named_as_folder_or_as_file(server, mirror: str, 
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_download_without_a_mirror_goes_to_the_official_host(server, tmp_path: Path, monkeypatch) -> None:
+def test_download_without_a_mirror_goes_to_the_official_host(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(official, "URL", f"{server.url}/official.tar.gz")
     official.download(tmp_path)
     assert server.requests == [("/official.tar.gz", None)]
@@ -237,7 +250,7 @@ def test_download_from_a_mounted_folder(archive: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("second", ["plain", "no ranges"])
-def test_download_goes_on_after_a_cut_connection(server, second: str, tmp_path: Path) -> None:
+def test_download_goes_on_after_a_cut_connection(server: Server, second: str, tmp_path: Path) -> None:
     root = tmp_path / "root"
     server.mode = "cut"
     with pytest.raises(DataError, match=r"ended after 1,000 of [\d,]+ bytes\. Try again \(what has arrived is kept\)"):
@@ -249,12 +262,12 @@ def test_download_goes_on_after_a_cut_connection(server, second: str, tmp_path: 
     assert [ranges for _, ranges in server.requests] == [None, "bytes=1000-"]
 
 
-def test_download_that_had_all_arrived_is_finished(server, tmp_path: Path) -> None:
+def test_download_that_had_all_arrived_is_finished(server: Server, tmp_path: Path) -> None:
     (tmp_path / "cifar-10-python.tar.gz.part").write_bytes(server.body)
     assert official.download(tmp_path, f"{server.url}/").read_bytes() == server.body
 
 
-def test_download_of_something_else_is_removed(server, tmp_path: Path) -> None:
+def test_download_of_something_else_is_removed(server: Server, tmp_path: Path) -> None:
     server.body = b"<html>Please log in</html>"
     with pytest.raises(DataError, match=r"did not send the official archive .*It was deleted; .*--data\.mirror"):
         official.download(tmp_path / "root", f"{server.url}/")
@@ -264,7 +277,7 @@ def test_download_of_something_else_is_removed(server, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mode", "reason"), [("absent", "404"), ("not http", "BadStatusLine"), ("broken chunks", "IncompleteRead")]
 )
-def test_failed_download_says_what_to_do(server, mode: str, reason: str, tmp_path: Path) -> None:
+def test_failed_download_says_what_to_do(server: Server, mode: str, reason: str, tmp_path: Path) -> None:
     server.mode = mode
     with pytest.raises(DataError, match=r"downloading .* failed: .*--data\.mirror, or put .* yourself") as caught:
         official.download(tmp_path, f"{server.url}/")

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -8,7 +10,7 @@ from cifar_lit.models.optimizers import Muon, MuonSGD, orthogonalize, orthogonal
 
 
 @pytest.mark.parametrize("shape", [(8, 8), (4, 30), (30, 4), (32, 27), (16, 3, 3, 3)])
-def test_orthogonalize_keeps_directions_and_levels_singular_values(shape: tuple[int, int]):
+def test_orthogonalize_keeps_directions_and_levels_singular_values(shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     weight = torch.randn(shape)
     left, _, right = torch.linalg.svd(weight.flatten(1), full_matrices=False)
@@ -21,7 +23,7 @@ def test_orthogonalize_keeps_directions_and_levels_singular_values(shape: tuple[
     assert (core - torch.diag(core.diagonal())).abs().max() < 0.2
 
 
-def test_vectors_are_trained_as_by_adamw():
+def test_vectors_are_trained_as_by_adamw() -> None:
     torch.manual_seed(0)
     ours, theirs = (nn.Parameter(torch.ones(5)) for _ in range(2))
     muon = Muon([ours], lr=0.1, weight_decay=0.02, betas=(0.8, 0.95))
@@ -34,14 +36,14 @@ def test_vectors_are_trained_as_by_adamw():
     assert torch.allclose(ours, theirs, atol=1e-6)
 
 
-def test_an_update_of_a_convolution_has_the_size_of_adams():
+def test_an_update_of_a_convolution_has_the_size_of_adams() -> None:
     weight = nn.Parameter(torch.zeros(16, 8, 3, 3))
     weight.grad = torch.randn(16, 8, 3, 3)
     Muon([weight], lr=1.0, weight_decay=0.0).step()
     assert weight.detach().square().mean().sqrt().item() == pytest.approx(0.2, rel=0.25)
 
 
-def test_it_learns():
+def test_it_learns() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 32), nn.ReLU(), nn.Linear(32, 2))
     inputs = torch.randn(256, 4)
@@ -55,13 +57,13 @@ def test_it_learns():
 
 
 @pytest.mark.parametrize("options", [{"lr": -1.0}, {"momentum": 1.0}, {"weight_decay": -0.1}])
-def test_senseless_settings_are_refused(options: dict[str, float]):
+def test_senseless_settings_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="expected lr >= 0"):
         Muon([nn.Parameter(torch.ones(1))], **options)
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 4, 30), (2, 30, 4), (1, 32, 27)])
-def test_a_stack_is_orthogonalised_matrix_by_matrix(shape: tuple[int, int, int]):
+def test_a_stack_is_orthogonalised_matrix_by_matrix(shape: tuple[int, int, int]) -> None:
     stack = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     result = orthogonalize_stack(stack, 5)
     assert result.dtype == torch.bfloat16
@@ -70,7 +72,7 @@ def test_a_stack_is_orthogonalised_matrix_by_matrix(shape: tuple[int, int, int])
         assert (each - alone).norm() < 0.08 * each.norm()  # rounded at other places in bfloat16
 
 
-def test_a_stack_may_hold_matrices_of_any_size_of_entries():
+def test_a_stack_may_hold_matrices_of_any_size_of_entries() -> None:
     stack = torch.randn(1, 6, 10, generator=torch.Generator().manual_seed(0))
     sizes = torch.tensor([1e-4, 1.0, 1e4]).view(3, 1, 1)
     small, plain, large = orthogonalize_stack(stack * sizes, 3).float()
@@ -94,7 +96,9 @@ def train(weights: list[nn.Parameter], optimizer: torch.optim.Optimizer, seeds: 
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_filters_keep_their_length_and_move_along_the_orthogonalised_nesterov_momentum(memory_format):
+def test_filters_keep_their_length_and_move_along_the_orthogonalised_nesterov_momentum(
+    memory_format: torch.memory_format,
+) -> None:
     weights = [nn.Parameter(each.detach().to(memory_format=memory_format)) for each in filters_head_and_bias()[:3]]
     expected = [weight.detach().clone() for weight in weights]
     momenta = [torch.zeros_like(weight) for weight in expected]
@@ -112,7 +116,7 @@ def test_filters_keep_their_length_and_move_along_the_orthogonalised_nesterov_mo
         assert (weight - each).norm() < 0.02 * each.norm()  # stacks round differently in bfloat16
 
 
-def test_heads_and_biases_are_trained_as_by_nesterov_sgd():
+def test_heads_and_biases_are_trained_as_by_nesterov_sgd() -> None:
     weights, others = filters_head_and_bias()[3:], filters_head_and_bias()[3:]
     head, *biases = others
     sgd = SGD(
@@ -128,7 +132,7 @@ def test_heads_and_biases_are_trained_as_by_nesterov_sgd():
         torch.testing.assert_close(weight, other)
 
 
-def test_groups_keep_their_names_and_have_rates_by_dimension():
+def test_groups_keep_their_names_and_have_rates_by_dimension() -> None:
     first, second, third, head, bias, other = filters_head_and_bias()
     groups = [
         {"params": [first, second, head], "name": "deep"},
@@ -149,7 +153,7 @@ def test_groups_keep_their_names_and_have_rates_by_dimension():
     ]
 
 
-def test_weights_without_a_gradient_stay_as_they_are():
+def test_weights_without_a_gradient_stay_as_they_are() -> None:
     weights = filters_head_and_bias()
     before = [weight.detach().clone() for weight in weights]
     optimizer = MuonSGD(weights)
@@ -158,14 +162,14 @@ def test_weights_without_a_gradient_stay_as_they_are():
     assert changed == [True, False] * 3
 
 
-def test_a_filter_of_zeros_is_moved_too():
+def test_a_filter_of_zeros_is_moved_too() -> None:
     weight = nn.Parameter(torch.zeros(4, 2, 3, 3))
     train([weight], MuonSGD([weight], lr=0.1), range(1))
     assert weight.norm().item() == pytest.approx(0.1 * 2, rel=0.4)
 
 
 @pytest.mark.parametrize("kind", [Muon, MuonSGD])
-def test_a_rate_may_be_a_tensor_on_the_device(kind: type[Muon] | type[MuonSGD]):
+def test_a_rate_may_be_a_tensor_on_the_device(kind: type[Muon] | type[MuonSGD]) -> None:
     """So that a captured step can be replayed at another rate."""
     plain, others = filters_head_and_bias(), filters_head_and_bias()
     optimizer, by_tensor = kind(plain), kind(others)
@@ -178,7 +182,7 @@ def test_a_rate_may_be_a_tensor_on_the_device(kind: type[Muon] | type[MuonSGD]):
 
 
 @pytest.mark.parametrize("kind", [Muon, MuonSGD])
-def test_training_goes_on_after_a_reload_as_without_it(kind: type[Muon] | type[MuonSGD]):
+def test_training_goes_on_after_a_reload_as_without_it(kind: type[Muon] | type[MuonSGD]) -> None:
     whole, halves = filters_head_and_bias(), filters_head_and_bias()
     train(whole, kind(whole), range(4))
     first = kind(halves)
@@ -193,13 +197,13 @@ def test_training_goes_on_after_a_reload_as_without_it(kind: type[Muon] | type[M
     "options",
     [{"lr": -1.0}, {"head_lr": 0.0}, {"bias_lr": -3.0}, {"momentum": 1.0}, {"sgd_momentum": -0.1}],
 )
-def test_senseless_rates_of_muon_sgd_are_refused(options: dict[str, float]):
+def test_senseless_rates_of_muon_sgd_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="expected rates above 0 and 0 <= momentum < 1"):
         MuonSGD([nn.Parameter(torch.ones(1))], **options)
 
 
 @pytest.mark.parametrize("options", [{"weight_decay": -0.1}, {"ns_steps": 0}])
-def test_senseless_decay_and_ns_steps_are_refused(options: dict[str, float]):
+def test_senseless_decay_and_ns_steps_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(SettingError, match="expected 0 or more and 1 or more"):
         MuonSGD([nn.Parameter(torch.ones(1))], **options)
 

@@ -48,7 +48,9 @@ def refused(capsys: pytest.CaptureFixture[str], *options: str) -> str:
         (["--trainer.max_epochs=many"], "--trainer.max_epochs is many, expected int or null."),
     ],
 )
-def test_what_is_not_known_is_one_line_with_the_likely_spelling(options: list[str], words: str, capsys) -> None:
+def test_what_is_not_known_is_one_line_with_the_likely_spelling(
+    options: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert words in refused(capsys, *options)
 
 
@@ -66,7 +68,9 @@ def test_what_is_not_known_is_one_line_with_the_likely_spelling(options: list[st
         ((), "modle", "modle"),
     ],
 )
-def test_so_is_a_key_of_a_file(place: tuple[str, ...], key: str, words: str, tmp_path: Path, capsys) -> None:
+def test_so_is_a_key_of_a_file(
+    place: tuple[str, ...], key: str, words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = yaml.safe_load(SMOKE.read_text())
     inner = config
     for each in place:
@@ -76,7 +80,7 @@ def test_so_is_a_key_of_a_file(place: tuple[str, ...], key: str, words: str, tmp
     assert words in refused(capsys, "--config", str(tmp_path / "typo.yaml"))
 
 
-def test_a_required_option_is_named(capsys) -> None:
+def test_a_required_option_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["finetune"])
     assert ended.value.code == 2
@@ -91,7 +95,9 @@ def test_a_required_option_is_named(capsys) -> None:
         ("lr_scheduler", ["OneCycle  Warms up"], "torch.optim.lr_scheduler.CosineAnnealingLR"),
     ],
 )
-def test_help_lists_our_classes_with_a_line_each(option: str, ours: list[str], others: str, capsys) -> None:
+def test_help_lists_our_classes_with_a_line_each(
+    option: str, ours: list[str], others: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", f"--model.{option}.help"])
     assert ended.value.code == 0
@@ -102,14 +108,14 @@ def test_help_lists_our_classes_with_a_line_each(option: str, ours: list[str], o
     assert "cifar_lit." not in printed
 
 
-def test_help_of_one_class_lists_its_arguments(capsys) -> None:
+def test_help_of_one_class_lists_its_arguments(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--model.optimizer.help=Muon"])
     assert ended.value.code == 0
     assert "--model.optimizer.momentum" in capsys.readouterr().out
 
 
-def test_help_of_fit_begins_with_a_screen_for_people(capsys) -> None:
+def test_help_of_fit_begins_with_a_screen_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main(["fit", "--help"])
     assert ended.value.code == 0

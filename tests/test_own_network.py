@@ -98,7 +98,8 @@ def test_it_is_trained_published_measured_exported_and_fine_tuned(source: str, f
 @pytest.fixture
 def own(folder: Path, registry: Registry) -> Any:
     Path("my_net.py").write_text(PLAIN)
-    network = find({"import_path": "my_net.MyNet", "sha256": source_sha256("my_net.MyNet")})(width=3)
+    MyNet: Any = find({"import_path": "my_net.MyNet", "sha256": source_sha256("my_net.MyNet")})
+    network = MyNet(width=3)
     about = About(**describe(network), class_names=list(CLASS_NAMES), metrics={}, data={}, seed=0, code={}, training={})
     return registry.publish({"model.safetensors": dump(network)}, about)
 

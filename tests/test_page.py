@@ -95,7 +95,7 @@ def pictures(html: str) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
     return [decode(base64.b64decode(each)).pixels for each in found]
 
 
-def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predictor: Predictor):
+def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predictor: Predictor) -> None:
     label, sentence = client.predict(handle_file(CAT), api_name="/predict")
     expected = predictor.predict_bytes(CAT.read_bytes())
     probs = {each["label"]: each["confidence"] for each in label["confidences"]}
@@ -107,13 +107,13 @@ def test_a_picture_gets_ten_probabilities_that_sum_to_one(client: Client, predic
 
 
 @pytest.mark.parametrize("content", [NO_PICTURE, b"", CAT.read_bytes()[:5000]])
-def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_path: Path):
+def test_what_is_no_picture_gets_a_sentence(content: bytes, client: Client, tmp_path: Path) -> None:
     (tmp_path / "picture.jpg").write_bytes(content)
     with pytest.raises(AppError, match="This can't be classified: .*(PNG|JPEG)"):
         client.predict(handle_file(tmp_path / "picture.jpg"), api_name="/predict")
 
 
-def test_a_file_over_the_limit_is_not_taken(url: str):
+def test_a_file_over_the_limit_is_not_taken(url: str) -> None:
     assert httpx.get(f"{url}/config").json()["max_file_size"] == MAX_BYTES
     answer = httpx.post(f"{url}/gradio_api/upload", files={"files": ("large.jpg", bytes(MAX_BYTES + 1))}, timeout=60)
     assert (answer.status_code, answer.text) == (
@@ -124,7 +124,7 @@ def test_a_file_over_the_limit_is_not_taken(url: str):
 
 def test_a_picture_over_the_limit_gets_a_sentence_where_increments_may_be_larger(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     with (tmp_path / "large.png").open("wb") as file:
         file.truncate(60 * 2**20)
@@ -136,7 +136,7 @@ def test_a_picture_over_the_limit_gets_a_sentence_where_increments_may_be_larger
 
 def test_several_pictures_are_answered_in_their_order_and_a_bad_one_fails_alone(
     client: Client, predictor: Predictor, tmp_path: Path
-):
+) -> None:
     (tmp_path / "bad.png").write_bytes(NO_PICTURE)
     files = [handle_file(CAT), handle_file(tmp_path / "bad.png"), handle_file(CAT)]
     first, bad, last = client.predict(files, api_name="/predict_many")
@@ -149,12 +149,12 @@ def test_several_pictures_are_answered_in_their_order_and_a_bad_one_fails_alone(
     assert "this is a TIFF" in bad["error"]
 
 
-def test_too_many_pictures_get_a_sentence(url: str):
+def test_too_many_pictures_get_a_sentence(url: str) -> None:
     event = call(url, "predict_many", [uploaded(url, "cat.jpg", CAT.read_bytes())] * (MAX_FILES + 1))
     assert f"These are {MAX_FILES + 1} pictures, at most {MAX_FILES} go at once" in event
 
 
-def test_endpoints_are_named_and_described_and_the_page_keeps_its_own_to_itself(client: Client):
+def test_endpoints_are_named_and_described_and_the_page_keeps_its_own_to_itself(client: Client) -> None:
     offered = client.view_api(return_format="dict", print_info=False)
     assert offered["unnamed_endpoints"] == {}
     assert {"/predict", "/predict_many"} <= set(offered["named_endpoints"])
@@ -165,7 +165,9 @@ def test_endpoints_are_named_and_described_and_the_page_keeps_its_own_to_itself(
 
 @pytest.mark.parametrize("meta", [{}, {"meta": {"_type": "gradio.FileData"}}])
 @pytest.mark.parametrize("endpoint", ["predict", "predict_many", "follow"])
-def test_a_file_of_the_server_is_not_read_on_request(endpoint: str, meta: dict[str, object], url: str, uploads: Path):
+def test_a_file_of_the_server_is_not_read_on_request(
+    endpoint: str, meta: dict[str, object], url: str, uploads: Path
+) -> None:
     for path in (str(CAT), "/etc/hostname", "docs/cat.jpg"):
         data = {"path": path, **meta}
         event = call(url, endpoint, [data] if endpoint == "predict_many" else data)
@@ -176,7 +178,7 @@ def test_a_file_of_the_server_is_not_read_on_request(endpoint: str, meta: dict[s
 
 
 @pytest.mark.parametrize("endpoint", ["predict", "predict_many", "follow"])
-def test_an_address_is_not_fetched(endpoint: str, url: str, monkeypatch: pytest.MonkeyPatch):
+def test_an_address_is_not_fetched(endpoint: str, url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     fetched: list[Any] = []
     for name in ("async_ssrf_protected_download", "async_ssrf_protected_get", "ssrf_protected_download"):
         monkeypatch.setattr(f"gradio.processing_utils.{name}", lambda *arguments, **options: fetched.append(arguments))
@@ -188,7 +190,7 @@ def test_an_address_is_not_fetched(endpoint: str, url: str, monkeypatch: pytest.
     assert fetched == []
 
 
-def test_an_upload_is_handed_out_as_a_file_and_never_as_a_page(url: str):
+def test_an_upload_is_handed_out_as_a_file_and_never_as_a_page(url: str) -> None:
     for name, content in (("a.svg", b"<svg xmlns='http://www.w3.org/2000/svg'/>"), ("a.html", b"<p>a page</p>")):
         (path,) = httpx.post(f"{url}/gradio_api/upload", files={"files": (name, content)}).json()
         call(url, "predict", {"path": path, "meta": {"_type": "gradio.FileData"}})
@@ -201,7 +203,7 @@ def call(url: str, endpoint: str, data: Any) -> str:
     return httpx.get(f"{url}/gradio_api/call/{endpoint}/{answer.json()['event_id']}").text
 
 
-def test_an_upload_is_not_opened_in_the_server(url: str, client: Client, monkeypatch: pytest.MonkeyPatch):
+def test_an_upload_is_not_opened_in_the_server(url: str, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Any] = []
     monkeypatch.setattr(PIL.Image, "open", lambda *arguments, **options: opened.append(arguments))
     client.predict(handle_file(CAT), api_name="/predict")
@@ -210,7 +212,7 @@ def test_an_upload_is_not_opened_in_the_server(url: str, client: Client, monkeyp
     assert opened == []
 
 
-def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor: Predictor):
+def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor: Predictor) -> None:
     data = CAT.read_bytes()
     verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", data), None])
     expected = predictor.predict_bytes(data)
@@ -224,7 +226,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
     assert expected.version in details
 
 
-def test_the_page_says_what_is_wrong_with_a_picture(url: str):
+def test_the_page_says_what_is_wrong_with_a_picture(url: str) -> None:
     verdict, details = run_event(url, "show", [uploaded(url, "cat.jpg", NO_PICTURE), None])
     assert "This can&#39;t be classified: this is a TIFF" in verdict
     assert f"expected a {ACCEPTED} image. " in verdict
@@ -232,7 +234,7 @@ def test_the_page_says_what_is_wrong_with_a_picture(url: str):
     assert details == ""
 
 
-def test_the_page_says_what_of_a_file_it_did_not_look_at(url: str):
+def test_the_page_says_what_of_a_file_it_did_not_look_at(url: str) -> None:
     frames = [PIL.Image.new("RGB", (32, 32), colour) for colour in ("red", "blue")]
     file = io.BytesIO()
     frames[0].save(file, "GIF", save_all=True, append_images=frames[1:])
@@ -246,14 +248,14 @@ def test_the_page_says_what_of_a_file_it_did_not_look_at(url: str):
     assert "looked at" not in run_event(url, "show", [uploaded(url, "cat.jpg", CAT.read_bytes()), None])[0]
 
 
-def test_the_name_of_a_file_is_text_to_the_page(url: str):
+def test_the_name_of_a_file_is_text_to_the_page(url: str) -> None:
     name = "<img src=x onerror=alert(1)>.png"
     (table,) = run_event(url, "show_many", [[uploaded(url, name, CAT.read_bytes())], None])
     assert "&lt;img src=x onerror=alert(1)&gt;.png" in table
     assert name not in table
 
 
-def test_an_example_that_is_chosen_becomes_the_picture(url: str):
+def test_an_example_that_is_chosen_becomes_the_picture(url: str) -> None:
     for example in load_examples():
         (picture,) = run_event(url, "_chosen", [], event_data={"name": example.name})
         content = httpx.get(f"{url}/gradio_api/file={picture['path']}").content
@@ -261,7 +263,7 @@ def test_an_example_that_is_chosen_becomes_the_picture(url: str):
     assert run_event(url, "_chosen", [], event_data={"name": "../cat"}) == [None]
 
 
-def test_the_page_loads_nothing_from_elsewhere(url: str):
+def test_the_page_loads_nothing_from_elsewhere(url: str) -> None:
     page = httpx.get(url).text
     assert re.findall(r"<(?:link|script|img)[^>]+(?:https?:)?//[^>]*", page) == []
     assert "fonts.googleapis.com" not in page
@@ -270,7 +272,7 @@ def test_the_page_loads_nothing_from_elsewhere(url: str):
 
 def test_the_page_follows_the_champion_and_says_why_one_is_refused(
     registry: Registry, publish: Callable[..., Version], tmp_path: Path
-):
+) -> None:
     registry.root.mkdir()
     with serving(registry.root, poll_s=0.02, limits=Limits(max_pending=1)) as url:
         assert "no version can be served yet" in status(url)
@@ -331,7 +333,7 @@ class SlowService:
 @pytest.mark.parametrize("first", [b"cat", b"bad"])
 def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
     first: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+) -> None:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
     service = SlowService()
     with gr.Blocks() as page:
@@ -374,7 +376,7 @@ def test_a_late_answer_does_not_replace_that_to_a_newer_picture(
         (0.2, "does not know: it hesitates as if between 10 classes. Perhaps the picture shows none of its classes"),
     ],
 )
-def test_doubt_is_said_in_words(confidence: float, words: str):
+def test_doubt_is_said_in_words(confidence: float, words: str) -> None:
     rest = {name: 0.01 for name in CLASS_NAMES}
     probs = rest | {"cat": confidence, "dog": 1 - confidence - 0.08}
     if confidence == 0.2:
@@ -382,7 +384,7 @@ def test_doubt_is_said_in_words(confidence: float, words: str):
     assert words in shown.remark(Prediction("cat", confidence, probs, "v0001"))
 
 
-def test_effective_classes_run_from_one_to_all():
+def test_effective_classes_run_from_one_to_all() -> None:
     certain = Prediction("cat", 1.0, dict.fromkeys(CLASS_NAMES, 0.0) | {"cat": 1.0}, "v0001")
     none = Prediction("cat", 0.1, dict.fromkeys(CLASS_NAMES, 0.1), "v0001")
     assert shown.effective_classes(certain) == 1
@@ -390,7 +392,7 @@ def test_effective_classes_run_from_one_to_all():
     assert percent(1.0) == "99.9 %"
 
 
-def test_the_spotlight_leaves_colour_to_what_is_hot_alone():
+def test_the_spotlight_leaves_colour_to_what_is_hot_alone() -> None:
     pixels = np.full((2, 1, 3), (200, 40, 40), np.uint8)
     cold, hot = shown.spotlight(pixels, np.array([[0.0], [1.0]], np.float32))[:, 0].astype(int)
     assert cold.max() == cold.min()
@@ -399,7 +401,7 @@ def test_the_spotlight_leaves_colour_to_what_is_hot_alone():
 
 
 @pytest.mark.slow
-def test_real_images_have_the_probabilities_of_the_test_loop(tmp_path: Path):
+def test_real_images_have_the_probabilities_of_the_test_loop(tmp_path: Path) -> None:
     root = Path(os.environ.get("CIFAR_LIT_DATA", "nowhere")) / "test"
     if not root.is_dir():
         pytest.skip("CIFAR_LIT_DATA names no image folder")

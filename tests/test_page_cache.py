@@ -257,6 +257,6 @@ def test_two_who_ask_at_once_are_both_answered() -> None:
         return gzip.decompress(sent[1]["body"])
 
     async def both() -> list[bytes]:
-        return await asyncio.gather(ask(), ask())
+        return list(await asyncio.gather(ask(), ask()))
 
     assert asyncio.run(both()) == [LONG.encode()] * 2

@@ -9,6 +9,7 @@ from typing import Any, cast
 import gradio as gr
 import pytest
 import torch
+from conftest import Publish
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from gradio.utils import get_upload_folder
@@ -34,6 +35,7 @@ from cifar_lit.registry.registry import Registry
 from cifar_lit.registry.version import MANIFEST, ONNX, WEIGHTS, Version
 from cifar_lit.serving.login import COOKIE, Login
 
+OpenPage = Callable[..., "Page"]
 PASSWORD = "open sesame"
 PIXELS = torch.randint(0, 256, (32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 PNG = encode_png(PIXELS.permute(2, 0, 1)).numpy().tobytes()
@@ -51,7 +53,9 @@ def damage(version: Version, name: str = WEIGHTS) -> None:
 # The catalogue
 
 
-def test_summaries_are_those_of_the_command_line(catalogue: Catalogue, publish, capsys) -> None:
+def test_summaries_are_those_of_the_command_line(
+    catalogue: Catalogue, publish: Publish, capsys: pytest.CaptureFixture[str]
+) -> None:
     publish()
     publish(1, promote=True)
     publish(2, parent="v0002")
@@ -59,7 +63,7 @@ def test_summaries_are_those_of_the_command_line(catalogue: Catalogue, publish, 
     assert catalogue.summaries() == json.loads(capsys.readouterr().out)
 
 
-def test_the_champion_is_the_registrys(catalogue: Catalogue, publish) -> None:
+def test_the_champion_is_the_registrys(catalogue: Catalogue, publish: Publish) -> None:
     def agreed() -> str | None:
         champion = catalogue.registry.champion()
         found = catalogue.champion_id(catalogue.entries())
@@ -76,7 +80,9 @@ def test_the_champion_is_the_registrys(catalogue: Catalogue, publish) -> None:
     assert agreed() == "v0002"
 
 
-def test_a_list_hashes_nothing_and_reads_only_what_changed(catalogue: Catalogue, publish, monkeypatch) -> None:
+def test_a_list_hashes_nothing_and_reads_only_what_changed(
+    catalogue: Catalogue, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for seed in range(3):
         publish(seed)
     read: list[str] = []
@@ -93,7 +99,9 @@ def test_a_list_hashes_nothing_and_reads_only_what_changed(catalogue: Catalogue,
     assert read == ["v0002"]
 
 
-def test_a_version_is_hashed_once_and_again_when_it_changed(catalogue: Catalogue, publish, monkeypatch) -> None:
+def test_a_version_is_hashed_once_and_again_when_it_changed(
+    catalogue: Catalogue, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
     version = publish()
     whole = (version.path / WEIGHTS).read_bytes()
     verify, times = Version.verify, []
@@ -109,7 +117,7 @@ def test_a_version_is_hashed_once_and_again_when_it_changed(catalogue: Catalogue
     assert catalogue.entries()[0].problem == ""
 
 
-def test_damaged_versions_do_not_hide_the_others(catalogue: Catalogue, publish) -> None:
+def test_damaged_versions_do_not_hide_the_others(catalogue: Catalogue, publish: Publish) -> None:
     for seed in range(4):
         publish(seed)
     (catalogue.registry.root / "v0001" / MANIFEST).write_text("{")
@@ -123,7 +131,7 @@ def test_damaged_versions_do_not_hide_the_others(catalogue: Catalogue, publish) 
     assert [each["id"] for each in catalogue.summaries()] == ["v0003", "v0004"]
 
 
-def test_checking_one_at_a_time_finds_every_damage(catalogue: Catalogue, publish) -> None:
+def test_checking_one_at_a_time_finds_every_damage(catalogue: Catalogue, publish: Publish) -> None:
     versions = [publish(seed) for seed in range(3)]
     damage(versions[0])
     for _ in versions:
@@ -135,7 +143,7 @@ def test_checking_one_at_a_time_finds_every_damage(catalogue: Catalogue, publish
     assert [bool(entry.problem) for entry in catalogue.entries()] == [True, False, True]
 
 
-def test_the_stamp_changes_with_each_change(catalogue: Catalogue, publish) -> None:
+def test_the_stamp_changes_with_each_change(catalogue: Catalogue, publish: Publish) -> None:
     stamps = [catalogue.stamp()]
     for change in (publish, lambda: catalogue.registry.promote("v0001", "good"), publish):
         change()
@@ -148,7 +156,7 @@ def test_an_empty_registry_has_nothing(catalogue: Catalogue) -> None:
     assert catalogue.entries() == catalogue.summaries() == catalogue.periods() == []
 
 
-def test_periods_tell_what_was_served_when(catalogue: Catalogue, publish) -> None:
+def test_periods_tell_what_was_served_when(catalogue: Catalogue, publish: Publish) -> None:
     publish(promote=True)
     publish(1, promote=True)
     catalogue.registry.rollback("worse after all")
@@ -178,7 +186,7 @@ def hostile(version: Version, **values: Any) -> Entry:
 ATTACK = '"><script>alert(1)</script>'
 
 
-def test_no_text_from_a_manifest_becomes_markup(publish, registry: Registry) -> None:
+def test_no_text_from_a_manifest_becomes_markup(publish: Publish, registry: Registry) -> None:
     entry = hostile(
         publish(),
         reason=ATTACK,
@@ -204,7 +212,7 @@ def test_no_text_from_a_manifest_becomes_markup(publish, registry: Registry) -> 
 
 
 @pytest.mark.parametrize("odd", [None, [], {}, "text", 3, [3], {"count": []}])
-def test_a_manifest_with_odd_values_is_shown(publish, registry: Registry, odd: Any) -> None:
+def test_a_manifest_with_odd_values_is_shown(publish: Publish, registry: Registry, odd: Any) -> None:
     entry = hostile(
         publish(),
         metrics={"val/acc": odd, "test/acc": odd},
@@ -219,7 +227,7 @@ def test_a_manifest_with_odd_values_is_shown(publish, registry: Registry, odd: A
     assert "Test accuracy" in details(entry, False, registry)
 
 
-def test_details_show_the_report_and_say_which_file_is_damaged(publish, registry: Registry) -> None:
+def test_details_show_the_report_and_say_which_file_is_damaged(publish: Publish, registry: Registry) -> None:
     version = publish()
     damage(version, "report/curves.png")
     shown = details(Catalogue(registry).entries()[0], False, registry)
@@ -230,7 +238,9 @@ def test_details_show_the_report_and_say_which_file_is_damaged(publish, registry
     assert str(registry.root) not in shown
 
 
-def test_the_list_marks_the_served_and_the_chosen_and_has_the_newest_first(publish, registry: Registry) -> None:
+def test_the_list_marks_the_served_and_the_chosen_and_has_the_newest_first(
+    publish: Publish, registry: Registry
+) -> None:
     publish(promote=True)
     publish(1)
     rows = re.findall(
@@ -314,7 +324,7 @@ def visiting(root: Path, login: Login) -> Iterator[Page]:
 
 
 @pytest.fixture
-def open_page(registry: Registry, tmp_path: Path, monkeypatch) -> Iterator[Callable[..., Page]]:
+def open_page(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[OpenPage]:
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "uploads"))
     with contextlib.ExitStack() as stack:
 
@@ -324,7 +334,7 @@ def open_page(registry: Registry, tmp_path: Path, monkeypatch) -> Iterator[Calla
         yield enter
 
 
-def test_no_event_takes_a_file_that_is_no_upload(open_page, publish, registry: Registry) -> None:
+def test_no_event_takes_a_file_that_is_no_upload(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     page = open_page()
     uploads = Path(get_upload_folder())
@@ -347,20 +357,21 @@ def test_no_event_takes_a_file_that_is_no_upload(open_page, publish, registry: R
         ["/etc/hostname"],
     ]:
         value = {"path": named, "meta": {"_type": "gradio.FileData"}}
-        for event, data in [
+        events: list[tuple[str, list[Any]]] = [
             ("choose", [value]),
             ("choose", [[{"value": value}]]),
             ("compare", [value, "v0001", "v0001"]),
             ("comparison", [{"answers": value}]),
-        ]:
+        ]
+        for event, data in events:
             assert "not uploaded here" in page.send(event, *data)["error"], (event, named)
     assert set(uploads.rglob("*")) == kept
 
 
-GUARDED = [("ask_promote", ["v0001"]), ("ask_rollback", []), ("act", [None])]
+GUARDED: list[tuple[str, list[Any]]] = [("ask_promote", ["v0001"]), ("ask_rollback", []), ("act", [None])]
 
 
-def test_comparing_gives_each_versions_own_answer(open_page, publish, registry: Registry) -> None:
+def test_comparing_gives_each_versions_own_answer(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     for seed in range(6):
         publish(seed, promote=seed == 1)
     page = open_page()
@@ -375,7 +386,9 @@ def test_comparing_gives_each_versions_own_answer(open_page, publish, registry: 
         assert found["seen"].startswith("data:image/png;base64,")
 
 
-def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_path: Path, registry: Registry) -> None:
+def test_what_can_not_be_compared_is_said_in_a_sentence(
+    open_page: OpenPage, publish: Publish, tmp_path: Path, registry: Registry
+) -> None:
     publish(promote=True)
     damage(publish(1), ONNX)
     page = open_page()
@@ -397,7 +410,9 @@ def test_what_can_not_be_compared_is_said_in_a_sentence(open_page, publish, tmp_
     assert page.send("compare", None, "v0001", "v0001")["data"] == [None]
 
 
-def test_the_versions_endpoint_is_the_command_lines_list(open_page, publish, registry: Registry, capsys) -> None:
+def test_the_versions_endpoint_is_the_command_lines_list(
+    open_page: OpenPage, publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     publish(promote=True)
     publish(1, parent="v0001")
     page = open_page()
@@ -405,13 +420,13 @@ def test_the_versions_endpoint_is_the_command_lines_list(open_page, publish, reg
     assert page.send("versions")["data"] == [json.loads(capsys.readouterr().out)]
 
 
-def test_only_two_endpoints_are_public(open_page, publish) -> None:
+def test_only_two_endpoints_are_public(open_page: OpenPage, publish: Publish) -> None:
     publish(promote=True)
     info = open_page().client.get("/gradio_api/info").json()
     assert set(info["named_endpoints"]) == {"/versions", "/compare"}
 
 
-def test_without_the_cookie_nothing_can_be_changed(open_page, publish, registry: Registry) -> None:
+def test_without_the_cookie_nothing_can_be_changed(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish()
     publish(1, promote=True)
     publish(2, promote=True)
@@ -428,7 +443,7 @@ def test_without_the_cookie_nothing_can_be_changed(open_page, publish, registry:
     assert registry.history.read() == before
 
 
-def test_without_a_password_nothing_can_be_changed(open_page, publish, registry: Registry) -> None:
+def test_without_a_password_nothing_can_be_changed(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     page = open_page(None)
     before = registry.history.read()
@@ -441,7 +456,7 @@ def served(page: Page) -> str:
     return page.service.champion.serving.predictor.version
 
 
-def test_the_signed_in_promote_and_roll_back(open_page, publish, registry: Registry) -> None:
+def test_the_signed_in_promote_and_roll_back(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     publish(1)
     page = open_page()
@@ -463,7 +478,7 @@ def test_the_signed_in_promote_and_roll_back(open_page, publish, registry: Regis
     ]
 
 
-def test_a_cancelled_change_is_forgotten(open_page, publish, registry: Registry) -> None:
+def test_a_cancelled_change_is_forgotten(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     publish(1)
     page = open_page()
@@ -476,7 +491,9 @@ def test_a_cancelled_change_is_forgotten(open_page, publish, registry: Registry)
 
 
 @pytest.mark.parametrize("ask", [("ask_promote", "v0002"), ("ask_rollback",)])
-def test_a_change_that_was_overtaken_is_not_made(open_page, publish, registry: Registry, ask) -> None:
+def test_a_change_that_was_overtaken_is_not_made(
+    open_page: OpenPage, publish: Publish, registry: Registry, ask: tuple[str, ...]
+) -> None:
     publish(promote=True)
     publish(1)
     publish(2)
@@ -488,7 +505,7 @@ def test_a_change_that_was_overtaken_is_not_made(open_page, publish, registry: R
     assert registry.resolve("latest").id == "v0003"
 
 
-def test_a_damaged_version_is_not_promoted(open_page, publish, registry: Registry) -> None:
+def test_a_damaged_version_is_not_promoted(open_page: OpenPage, publish: Publish, registry: Registry) -> None:
     publish(promote=True)
     damage(publish(1))
     page = open_page()
@@ -502,7 +519,7 @@ def test_a_damaged_version_is_not_promoted(open_page, publish, registry: Registr
     assert "no other promoted version" in (page.send("ask_rollback") and str(page.send("act", None)["data"]))
 
 
-def test_a_version_that_appears_is_shown(open_page, publish) -> None:
+def test_a_version_that_appears_is_shown(open_page: OpenPage, publish: Publish) -> None:
     publish(promote=True)
     page = open_page()
     shown = page.send("show")["data"]
@@ -513,14 +530,14 @@ def test_a_version_that_appears_is_shown(open_page, publish) -> None:
     assert "v0002" not in str(page.send("show_if_new", None, "v0001")["data"])  # nothing new
 
 
-def test_the_tab_of_an_empty_registry_says_so(open_page, registry: Registry) -> None:
+def test_the_tab_of_an_empty_registry_says_so(open_page: OpenPage, registry: Registry) -> None:
     registry.root.mkdir()
     page = open_page()
     assert "There is no version yet" in str(page.send("show")["data"])
     assert page.send("versions")["data"] == [[]]
 
 
-def test_programs_are_told_that_any_version_may_be_compared(open_page, publish) -> None:
+def test_programs_are_told_that_any_version_may_be_compared(open_page: OpenPage, publish: Publish) -> None:
     publish(promote=True)
     info = open_page().client.get("/gradio_api/info").json()["named_endpoints"]["/compare"]
     assert [each["parameter_name"] for each in info["parameters"]] == ["image", "version", "other"]

@@ -414,7 +414,7 @@ def test_an_audit_is_shown_with_its_picture(tmp_path: Path) -> None:
 )
 def test_odd_options_are_refused_in_words(args: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     try:
-        status = main(["serve", *args])
+        status: Any = main(["serve", *args])
     except SystemExit as error:
         status = error.code
     assert status not in (0, None)

@@ -59,7 +59,9 @@ def test_groups_of_images_lie_under_each_other(counts: tuple[int, ...]) -> None:
     with Image.open(io.BytesIO(data)) as image:
         lines = sum(-(-count // 8) for count in counts)
         assert image.size == (1632, round(120 * (2.1 * lines + 0.5 * (len(counts) + 1))))
-    assert data != plots.groups_of_images([(name, not good, *rest) for name, good, *rest in groups], "Title")
+    assert data != plots.groups_of_images(
+        [(name, not good, images, texts) for name, good, images, texts in groups], "Title"
+    )
 
 
 def test_equal_input_gives_equal_bytes() -> None:

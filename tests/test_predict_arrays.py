@@ -4,10 +4,12 @@ import csv
 import io
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import Publish
 from hostile_npz import LABELS, PIXELS, npy, npz_bytes
 from torchvision.io import write_png
 
@@ -16,7 +18,7 @@ from cifar_lit.registry.registry import Registry
 
 
 @pytest.fixture(autouse=True)
-def champion(registry: Registry, publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def champion(registry: Registry, publish: Publish, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CIFAR_LIT_REGISTRY", str(registry.root))
     publish(promote=True)
     monkeypatch.chdir(tmp_path)
@@ -28,14 +30,14 @@ def called(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, st
     return status, *capsys.readouterr()
 
 
-def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict]:
+def rows_of(capsys: pytest.CaptureFixture[str], *args: str) -> list[dict[str, Any]]:
     status, out, err = called(capsys, *args, "--format", "json")
     assert (status, err) == (0, "")
     return json.loads(out)
 
 
 @pytest.mark.parametrize("key", ["x", "x_new", "x_train", "x_test", "images"])
-def test_rows_count_as_files_in_their_order(capsys, key: str) -> None:
+def test_rows_count_as_files_in_their_order(capsys: pytest.CaptureFixture[str], key: str) -> None:
     Path("day.npz").write_bytes(npz_bytes(**{key: PIXELS, "y_test": LABELS, "note": np.zeros(3)}))
     rows = rows_of(capsys, "day.npz")
     assert [row["file"] for row in rows] == [f"day.npz#{i}" for i in range(4)]
@@ -53,7 +55,9 @@ def test_rows_count_as_files_in_their_order(capsys, key: str) -> None:
         ("a.npz", npz_bytes(x=PIXELS.transpose(0, 3, 1, 2)), ["'x': channels are moved last"]),
     ],
 )
-def test_other_forms_are_converted_and_that_is_said(capsys, name: str, content: bytes, words: list[str]) -> None:
+def test_other_forms_are_converted_and_that_is_said(
+    capsys: pytest.CaptureFixture[str], name: str, content: bytes, words: list[str]
+) -> None:
     Path("day.npz").write_bytes(npz_bytes(x=PIXELS))
     expected = [row["probabilities"] for row in rows_of(capsys, "day.npz")]
     Path(name).write_bytes(content)
@@ -63,13 +67,13 @@ def test_other_forms_are_converted_and_that_is_said(capsys, name: str, content: 
     assert [row["probabilities"] for row in json.loads(out)] == expected
 
 
-def test_one_of_several_arrays_is_named(capsys) -> None:
+def test_one_of_several_arrays_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     Path("day.npz").write_bytes(npz_bytes(x_train=PIXELS, x_test=PIXELS[:1]))
     assert len(rows_of(capsys, "day.npz", "--x", "x_test")) == 1
     assert "no 'x_val'. Name one of these" in called(capsys, "day.npz", "--x", "x_val")[2]
 
 
-def test_arrays_and_files_mix_in_the_order_given(capsys) -> None:
+def test_arrays_and_files_mix_in_the_order_given(capsys: pytest.CaptureFixture[str]) -> None:
     Path("a.npz").write_bytes(npz_bytes(x=PIXELS[:2]))
     Path("b.NPZ").write_bytes(npz_bytes(x_new=PIXELS[2:3], y_new=LABELS[:1]))
     write_png(torch.from_numpy(PIXELS[3]).permute(2, 0, 1), "c.png")
@@ -77,7 +81,7 @@ def test_arrays_and_files_mix_in_the_order_given(capsys) -> None:
     assert [row["file"] for row in rows] == ["b.NPZ#0", "c.png", "a.npz#0", "a.npz#1", "c.png"]
 
 
-def test_more_rows_than_a_batch_are_all_answered_in_order(capsys) -> None:
+def test_more_rows_than_a_batch_are_all_answered_in_order(capsys: pytest.CaptureFixture[str]) -> None:
     many = np.tile(PIXELS, (301, 1, 1, 1))[:1_203]
     Path("many.npz").write_bytes(npz_bytes(x_test=many))
     rows = rows_of(capsys, "many.npz")
@@ -86,7 +90,7 @@ def test_more_rows_than_a_batch_are_all_answered_in_order(capsys) -> None:
         assert row["probabilities"] == pytest.approx(rows[i % 4]["probabilities"], abs=1e-6)
 
 
-def test_all_formats_name_the_rows(capsys) -> None:
+def test_all_formats_name_the_rows(capsys: pytest.CaptureFixture[str]) -> None:
     Path("day.npz").write_bytes(npz_bytes(x=PIXELS))
     _, table, _ = called(capsys, "day.npz")
     _, text, _ = called(capsys, "day.npz", "--format", "csv")
@@ -110,7 +114,9 @@ def test_all_formats_name_the_rows(capsys) -> None:
         (b"\x89PNG\r\n\x1a\n" + bytes(30), "its content is a PNG image, expected an .npz file."),
     ],
 )
-def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(capsys, data: bytes, message: str) -> None:
+def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(
+    capsys: pytest.CaptureFixture[str], data: bytes, message: str
+) -> None:
     Path("bad.npz").write_bytes(data)
     Path("good.npz").write_bytes(npz_bytes(x=PIXELS))
     for form in ("table", "csv", "json"):
@@ -122,7 +128,7 @@ def test_wrong_arrays_are_an_error_and_do_not_keep_others_from_an_answer(capsys,
         assert err.count("bad.npz") == 1
 
 
-def test_a_missing_npz_is_an_error(capsys) -> None:
+def test_a_missing_npz_is_an_error(capsys: pytest.CaptureFixture[str]) -> None:
     status, out, err = called(capsys, "no.npz")
     assert (status, out) == (2, "")
     assert err.startswith("error: no.npz: no such file or folder")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from broken_versions import edit, older
-from conftest import tiny_graph, tiny_network
+from conftest import Publish, tiny_graph, tiny_network
 from PIL import Image
 
 from cifar_lit.cifar10 import CLASS_NAMES
@@ -21,7 +21,7 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (9, 32, 32, 3), np.uint8)
 
 
 @pytest.fixture
-def predictor(publish) -> Predictor:
+def predictor(publish: Publish) -> Predictor:
     publish()
     return Predictor.from_version(publish(seed=1))
 
@@ -43,7 +43,7 @@ def test_the_answer_names_the_version(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 1.7])
-def test_answers_equal_the_networks_softmax_at_the_versions_temperature(publish, temperature: float) -> None:
+def test_answers_equal_the_networks_softmax_at_the_versions_temperature(publish: Publish, temperature: float) -> None:
     predictor = Predictor.from_version(publish(temperature=temperature))
     with torch.inference_mode():
         logits = tiny_network()(torch.from_numpy(IMAGES).permute(0, 3, 1, 2))
@@ -51,7 +51,7 @@ def test_answers_equal_the_networks_softmax_at_the_versions_temperature(publish,
         assert list(answer.probabilities.values()) == pytest.approx(row.tolist(), abs=1e-6)
 
 
-def test_a_new_temperature_leaves_the_graph_and_the_order_of_answers(publish) -> None:
+def test_a_new_temperature_leaves_the_graph_and_the_order_of_answers(publish: Publish) -> None:
     version = publish()
     before = Predictor.from_version(version).predict(IMAGES)
     edit(version.path, lambda manifest: manifest.update(temperature=3.0))
@@ -65,7 +65,7 @@ def test_a_new_temperature_leaves_the_graph_and_the_order_of_answers(publish) ->
 
 @pytest.mark.parametrize("size", [1, 2, 4, 9])
 @pytest.mark.parametrize("threads", [1, 0])
-def test_an_answer_depends_on_neither_batch_nor_threads(publish, size: int, threads: int) -> None:
+def test_an_answer_depends_on_neither_batch_nor_threads(publish: Publish, size: int, threads: int) -> None:
     version = publish()
     whole = Predictor.from_version(version).predict(IMAGES)
     predictor = Predictor.from_version(version, threads=threads)
@@ -90,7 +90,7 @@ def test_other_images_are_refused(predictor: Predictor, images: Pixels) -> None:
         predictor.predict(images)
 
 
-def test_logits_that_are_huge_give_probabilities(publish) -> None:
+def test_logits_that_are_huge_give_probabilities(publish: Publish) -> None:
     (answer,) = Predictor.from_version(publish(temperature=1e-5)).predict(IMAGES[:1])
     assert answer.confidence == pytest.approx(1)
     assert math.fsum(answer.probabilities.values()) == pytest.approx(1)
@@ -118,7 +118,7 @@ def test_an_answer_as_a_dict_has_the_documented_keys(predictor: Predictor) -> No
 # Versions
 
 
-def test_a_damaged_version_gives_no_predictor(publish) -> None:
+def test_a_damaged_version_gives_no_predictor(publish: Publish) -> None:
     version = publish()
     (version.path / ONNX).write_bytes(b"")
     with pytest.raises(VersionDamagedError, match="model.onnx differs from its hash"):
@@ -137,7 +137,7 @@ def test_other_names_than_outputs_give_no_answer() -> None:
 
 
 @pytest.fixture
-def old_version(publish, registry: Registry) -> Version:
+def old_version(publish: Publish, registry: Registry) -> Version:
     """As an older release published it."""
     older(lambda folder: None)(publish(temperature=2.0).path)
     return registry.resolve("v0001")
@@ -162,7 +162,7 @@ def test_a_version_without_a_graph_where_torch_is_not_installed_names_the_upgrad
         Predictor.from_version(old_version)
 
 
-def test_a_version_answers_where_its_network_is_not_known(publish, registry: Registry) -> None:
+def test_a_version_answers_where_its_network_is_not_known(publish: Publish, registry: Registry) -> None:
     version = publish()
     edit(version.path, lambda manifest: manifest.update(network={"name": "MyNet", "args": {}}))
     expected = Predictor.from_version(version).predict(IMAGES)
@@ -185,7 +185,7 @@ def without(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 
 def test_a_heat_map_is_of_the_named_class(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    def red(images: Pixels) -> Pixels:
+    def red(images: Pixels) -> np.ndarray:
         """Logits: the cat's is an image's red, every other's is the same for all."""
         logits = np.zeros((len(images), len(CLASS_NAMES)), np.float32)
         logits[:, CLASS_NAMES.index("cat")] = images[..., 0].sum(axis=(1, 2))

@@ -42,13 +42,19 @@ def data(val_fraction: float) -> CIFAR10DataModule:
     return module
 
 
-def test_without_a_champion_the_first_result_is_promoted():
+def test_without_a_champion_the_first_result_is_promoted() -> None:
     module = data(0.2)
     network = Knows(module.val_set.images[:0], module.val_set.labels[:0])
     assert decide(network, module, None).status == "promoted"
 
 
-def compare(ours: CIFAR10DataModule, theirs: CIFAR10DataModule, network: Network, champion: Network, monkeypatch):
+def compare(
+    ours: CIFAR10DataModule,
+    theirs: CIFAR10DataModule,
+    network: Network,
+    champion: Network,
+    monkeypatch: pytest.MonkeyPatch,
+):
     class Manifest:
         data = theirs.fingerprint()
 
@@ -60,7 +66,7 @@ def compare(ours: CIFAR10DataModule, theirs: CIFAR10DataModule, network: Network
     return decide(network, ours, Version())  # type: ignore[arg-type]
 
 
-def test_only_images_that_neither_was_trained_on_are_compared(monkeypatch):
+def test_only_images_that_neither_was_trained_on_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
     small, large = data(0.1), data(0.3)
     # The champion was trained on all but the small split's images and knows them by heart, and no others.
     champion = Knows(small.train_set.images, small.train_set.labels)
@@ -70,7 +76,7 @@ def test_only_images_that_neither_was_trained_on_are_compared(monkeypatch):
     assert "on the same 40 images" in decision.reason
 
 
-def test_an_equally_good_result_is_not_promoted(monkeypatch):
+def test_an_equally_good_result_is_not_promoted(monkeypatch: pytest.MonkeyPatch) -> None:
     module = data(0.2)
     network = Knows(module.val_set.images, module.val_set.labels)
     decision = compare(module, module, network, network, monkeypatch)

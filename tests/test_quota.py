@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-def test_a_minute_has_as_many_requests_as_are_allowed_and_they_come_back():
+def test_a_minute_has_as_many_requests_as_are_allowed_and_they_come_back() -> None:
     clock = Clock()
     limit = Quota(6, clock)
     for _ in range(6):
@@ -31,7 +31,7 @@ def test_a_minute_has_as_many_requests_as_are_allowed_and_they_come_back():
         limit.take("a")
 
 
-def test_clients_do_not_share():
+def test_clients_do_not_share() -> None:
     limit = Quota(1, Clock())
     limit.take("a")
     limit.take("b")
@@ -39,13 +39,13 @@ def test_clients_do_not_share():
         limit.take("a")
 
 
-def test_without_a_limit_all_pass():
+def test_without_a_limit_all_pass() -> None:
     limit = Quota(None)
     for _ in range(1000):
         limit.take("a")
 
 
-def test_memory_is_bounded_and_the_busy_one_is_not_forgotten(monkeypatch: pytest.MonkeyPatch):
+def test_memory_is_bounded_and_the_busy_one_is_not_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(quota, "MAX_CLIENTS", 3)
     limit = Quota(2, Clock())
     limit.take("busy")

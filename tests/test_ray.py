@@ -44,7 +44,7 @@ ray.shutdown()
 
 
 @pytest.mark.slow
-def test_two_replicas_answer_and_follow_the_champion(registry: Registry, publish: Callable[..., Version]):
+def test_two_replicas_answer_and_follow_the_champion(registry: Registry, publish: Callable[..., Version]) -> None:
     pytest.importorskip("ray", reason="needs the extra [ray]")
     publish(promote=True)
     second = publish(seed=1)

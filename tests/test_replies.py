@@ -40,15 +40,17 @@ def test_an_error_has_its_status(error: Exception, status: int) -> None:
 
 @pytest.mark.parametrize("error", [ImageError("too odd", "malformed"), RequestError(401, "too odd")])
 def test_an_error_of_ours_is_told(error: Exception) -> None:
-    assert json.loads(error_reply(error).body) == {"detail": "too odd"}
-    assert json.loads(error_reply(error, field="error").body) == {"error": "too odd"}
+    assert json.loads(bytes(error_reply(error).body)) == {"detail": "too odd"}
+    assert json.loads(bytes(error_reply(error, field="error").body)) == {"error": "too odd"}
 
 
 @pytest.mark.parametrize("error", [ValueError("/srv/secret.py"), RegistryError("/srv/checkpoints is gone")])
 def test_what_is_no_error_of_the_clients_is_not_told(error: Exception) -> None:
     body = error_reply(error).body
     assert b"/srv" not in body
-    assert json.loads(body) == {"detail": "the server failed. The log knows more, by this response's X-Request-ID."}
+    assert json.loads(bytes(body)) == {
+        "detail": "the server failed. The log knows more, by this response's X-Request-ID."
+    }
 
 
 def test_a_client_that_may_come_again_is_told_when() -> None:
@@ -75,8 +77,10 @@ def test_text_is_sent_as_it_is() -> None:
     assert answer.headers["content-type"] == "application/json"
     assert "Kätzchen".encode() in answer.body
     assert b"\n" not in answer.body
-    assert json.loads(answer.body) == {"filename": "Kätzchen \u202e🐈\r\n\0"}
+    assert json.loads(bytes(answer.body)) == {"filename": "Kätzchen \u202e🐈\r\n\0"}
 
 
 def test_half_a_surrogate_pair_that_a_request_had_in_its_json_can_be_told() -> None:
-    assert json.loads(error_reply(ImageError("what is '\ud83d'?", "invalid")).body) == {"detail": "what is '\ud83d'?"}
+    assert json.loads(bytes(error_reply(ImageError("what is '\ud83d'?", "invalid")).body)) == {
+        "detail": "what is '\ud83d'?"
+    }

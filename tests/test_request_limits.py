@@ -267,7 +267,7 @@ def test_a_slow_answer_is_no_slow_body(headers: tuple[tuple[str, str], ...], mon
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         await Request(scope, receive).body()
-        gone = asyncio.create_task(receive())  # as a streaming answer waits for the client to leave
+        gone = asyncio.ensure_future(receive())  # as a streaming answer waits for the client to leave
         await asyncio.sleep(0.2)
         assert not gone.done()
         gone.cancel()

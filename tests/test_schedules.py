@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -7,7 +8,7 @@ from torch.optim import SGD
 from cifar_lit.models.schedules import OneCycle
 
 
-def make(**arguments) -> OneCycle:
+def make(**arguments: Any) -> OneCycle:
     groups = [{"params": [torch.zeros(1)], "lr": lr} for lr in (0.5, 0.1)]
     return OneCycle(SGD(groups, lr=1.0), **arguments)
 

@@ -23,7 +23,7 @@ def shipped() -> Registry:
 VERSIONS = ["v0001", "v0002"]
 
 
-def test_they_are_whole_and_the_more_accurate_is_the_champion(shipped: Registry):
+def test_they_are_whole_and_the_more_accurate_is_the_champion(shipped: Registry) -> None:
     assert shipped.verify() == dict.fromkeys(VERSIONS)
     assert {shipped.get(name).manifest.status for name in VERSIONS} == {"promoted"}
     champion = shipped.champion()
@@ -32,14 +32,14 @@ def test_they_are_whole_and_the_more_accurate_is_the_champion(shipped: Registry)
     assert all((shipped.root / name / "model.safetensors").stat().st_size <= 20 * 2**20 for name in VERSIONS)
 
 
-def test_the_first_is_the_seeds_network(shipped: Registry):
+def test_the_first_is_the_seeds_network(shipped: Registry) -> None:
     network = load_network(shipped.get("v0001"))
     statistics = [value for name, value in network.named_buffers() if "running" in name]
     assert sum(value.numel() for value in [*network.parameters(), *statistics]) == 621_258
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_it_knows_a_cat(name: str, shipped: Registry):
+def test_it_knows_a_cat(name: str, shipped: Registry) -> None:
     answer = Predictor.from_version(shipped.get(name)).predict_bytes((ROOT / "docs" / "cat.jpg").read_bytes())
     assert answer.prediction == "cat"
     assert answer.version == name
@@ -47,7 +47,7 @@ def test_it_knows_a_cat(name: str, shipped: Registry):
 
 
 @pytest.mark.parametrize("name", VERSIONS)
-def test_its_config_names_no_folder_of_the_machine_that_made_it(name: str, shipped: Registry):
+def test_its_config_names_no_folder_of_the_machine_that_made_it(name: str, shipped: Registry) -> None:
     config = shipped.get(name).read("config.yaml").decode()
     assert "root: null" in config
     assert "registry: null" in config
@@ -55,7 +55,9 @@ def test_its_config_names_no_folder_of_the_machine_that_made_it(name: str, shipp
 
 @pytest.mark.skipif("CIFAR_LIT_DATA" not in os.environ, reason="CIFAR_LIT_DATA names no CIFAR-10")
 @pytest.mark.parametrize("name", ["v0001", pytest.param("v0002", marks=pytest.mark.slow)])
-def test_its_figures_are_those_of_its_manifest(name: str, shipped: Registry, capsys: pytest.CaptureFixture[str]):
+def test_its_figures_are_those_of_its_manifest(
+    name: str, shipped: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["test", "--from", name, "--registry", str(shipped.root), "--json"]) == 0
     measured = json.loads(capsys.readouterr().out)
     kept = shipped.get(name).manifest.metrics
@@ -64,7 +66,7 @@ def test_its_figures_are_those_of_its_manifest(name: str, shipped: Registry, cap
     assert measured["test/acc"] >= 0.85
 
 
-def test_no_32_pixel_image_and_no_array_is_among_the_projects_files():
+def test_no_32_pixel_image_and_no_array_is_among_the_projects_files() -> None:
     from PIL import Image
 
     listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)

@@ -1,5 +1,6 @@
 import io
 import os
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -12,12 +13,13 @@ from cifar_lit.data import similar, synthetic
 from cifar_lit.data.similar import duplicates, flat, matches
 from cifar_lit.data.sources import read_split, resolve_root
 
+Change = Callable[[Tensor], Tensor]
 TRAIN = synthetic.draw("train", 60).images
 TEST = synthetic.draw("test", 60).images
 GREY = torch.full((1, 32, 32, 3), 128, dtype=torch.uint8)
 
 
-def altered(change, images: Tensor) -> Tensor:
+def altered(change: Change, images: Tensor) -> Tensor:
     """Applies a change of float (N, 3, 32, 32), 0..255."""
     return change(images.permute(0, 3, 1, 2).float()).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1)
 
@@ -41,7 +43,7 @@ def webp(images: Tensor) -> Tensor:
     return torch.stack(decoded).reshape(-1, 32, 32, 3).permute(0, 3, 1, 2).float()
 
 
-CHANGES = {
+CHANGES: dict[str, Change] = {
     "same": lambda images: images,
     "mirrored": lambda images: images.flip(-1),
     "JPEG": jpeg,
@@ -53,13 +55,13 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_copy_matches_the_image_it_is_of_and_no_other(change) -> None:
+def test_a_copy_matches_the_image_it_is_of_and_no_other(change: Change) -> None:
     assert matches(altered(change, TRAIN), TRAIN).tolist() == [*range(60)]
     assert matches(altered(change, TRAIN), TEST).tolist() == [-1] * 60
 
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
-def test_a_duplicate_is_led_to_the_first_of_its_kind(change) -> None:
+def test_a_duplicate_is_led_to_the_first_of_its_kind(change: Change) -> None:
     images = torch.cat([TEST[:5], TRAIN[:10], altered(change, TRAIN[3:6]), TRAIN[4:5]])
     assert duplicates(images).tolist() == [*range(15), 8, 9, 10, 9]
 

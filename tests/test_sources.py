@@ -1,5 +1,6 @@
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,9 +14,9 @@ from cifar_lit.errors import DataError
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Records what is read from the official files and downloaded, in place of doing it."""
-    calls: list[tuple] = []
+    calls: list[tuple[Any, ...]] = []
 
     def read(files: official.Files, path: Path, split: str, *, verify: bool) -> ImageSet:
         calls.append(("read", path.name, split))
@@ -45,14 +46,14 @@ def test_root_is_the_given_one_then_the_environment_then_data(monkeypatch: pytes
 @pytest.mark.parametrize("name", ["cifar-10-batches-py", "cifar-10-python.tar.gz"])
 @pytest.mark.parametrize("inside", [True, False])
 def test_official_files_are_found_in_root_or_as_root(
-    name: str, inside: bool, source: sources.Source, tmp_path: Path, calls: list[tuple]
+    name: str, inside: bool, source: sources.Source, tmp_path: Path, calls: list[tuple[Any, ...]]
 ) -> None:
     (tmp_path / name).mkdir()
     read_split("test", tmp_path if inside else tmp_path / name, source)
     assert calls == [("read", name, "test")]
 
 
-def test_auto_takes_the_official_files_before_an_image_folder(tmp_path: Path, calls: list[tuple]) -> None:
+def test_auto_takes_the_official_files_before_an_image_folder(tmp_path: Path, calls: list[tuple[Any, ...]]) -> None:
     make_image_folder(tmp_path)
     (tmp_path / "cifar-10-batches-py").mkdir()
     read_split("train", tmp_path)
@@ -98,7 +99,7 @@ def test_unknown_source_raises(tmp_path: Path) -> None:
         read_split("test", tmp_path, "web")  # type: ignore[arg-type]
 
 
-def test_download_happens_only_where_no_data_set_lies(tmp_path: Path, calls: list[tuple]) -> None:
+def test_download_happens_only_where_no_data_set_lies(tmp_path: Path, calls: list[tuple[Any, ...]]) -> None:
     download_if_absent(tmp_path, "http://mirror/")
     assert calls == [("download", tmp_path, "http://mirror/")]
     make_image_folder(tmp_path)

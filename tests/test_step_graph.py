@@ -78,7 +78,7 @@ def assert_same(left: Classifier, right: Classifier) -> None:
     ],
     ids=lambda optimizer: optimizer.func.__name__,
 )
-def test_a_recorded_training_equals_one_that_is_not(optimizer: Any):
+def test_a_recorded_training_equals_one_that_is_not(optimizer: Any) -> None:
     plain, recorded = classifier(optimizer), classifier(optimizer)
     train(plain)
     step = graph()
@@ -89,7 +89,7 @@ def test_a_recorded_training_equals_one_that_is_not(optimizer: Any):
     assert plain.history[0]["train/loss"] != plain.history[2]["train/loss"]
 
 
-def test_weights_that_come_to_their_end_early_are_recorded_without():
+def test_weights_that_come_to_their_end_early_are_recorded_without() -> None:
     optimizer = partial(MuonSGD, lr=0.1, head_lr=0.1, bias_lr=0.1)
     runs = [classifier(optimizer, WhitenedCNN(widths=[4, 8]), warmup=0.0, until={"whitening": 0.5}) for _ in range(2)]
     runs[1].network.load_state_dict(runs[0].network.state_dict())
@@ -98,17 +98,18 @@ def test_weights_that_come_to_their_end_early_are_recorded_without():
 
     class Look(pl.Callback):
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-            seen.append(runs[1].network.whitening.bias.requires_grad)
+            seen.append(runs[1].network.get_parameter("whitening.bias").requires_grad)
 
     step = graph()
     train(runs[1], step, Look(), epochs=4)
     assert seen == [True, True, False, False]
-    assert runs[1].network.whitening.bias.requires_grad
+    assert runs[1].network.get_parameter("whitening.bias").requires_grad
     assert_same(*runs)
 
 
-def test_recording_leaves_weights_statistics_optimizer_and_random_state_alone():
-    module, seen = classifier(partial(Adam, lr=3e-3)), {}
+def test_recording_leaves_weights_statistics_optimizer_and_random_state_alone() -> None:
+    module = classifier(partial(Adam, lr=3e-3))
+    seen: dict[str, Any] = {}
 
     class Before(pl.Callback):
         def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -131,7 +132,9 @@ def test_recording_leaves_weights_statistics_optimizer_and_random_state_alone():
 
 @pytest.mark.parametrize("resumed_with", [[], [graph]], ids=["without", "with"])
 @pytest.mark.parametrize("optimizer", [partial(Adam, lr=3e-3), partial(Muon, lr=0.01)], ids=["Adam", "Muon"])
-def test_a_recorded_training_can_be_resumed_with_and_without_graphs(optimizer: Any, resumed_with: Any, tmp_path: Path):
+def test_a_recorded_training_can_be_resumed_with_and_without_graphs(
+    optimizer: Any, resumed_with: Any, tmp_path: Path
+) -> None:
     class Save(pl.callbacks.Checkpoint):  # comes after all that an epoch ends with
         def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
             if trainer.current_epoch == 1:
@@ -154,17 +157,17 @@ def test_a_recorded_training_can_be_resumed_with_and_without_graphs(optimizer: A
         ({"gradient_clip_val": 1.0}, "gradient_clip_val null"),
     ],
 )
-def test_what_a_recorded_step_would_leave_out_is_refused(options: dict[str, Any], words: str):
+def test_what_a_recorded_step_would_leave_out_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(SettingError, match=f"Set --trainer.{words}, or use --compile reduce-overhead"):
         train(classifier(Adam), graph(), **options)
 
 
-def test_an_optimizer_whose_state_can_not_be_put_back_is_refused():
+def test_an_optimizer_whose_state_can_not_be_put_back_is_refused() -> None:
     with pytest.raises(SettingError, match="can't record RMSprop, expected one of Adam, AdamW, SGD, Muon, MuonSGD"):
         train(classifier(RMSprop), graph())
 
 
-def test_a_step_that_can_not_be_recorded_is_refused_with_the_way_out():
+def test_a_step_that_can_not_be_recorded_is_refused_with_the_way_out() -> None:
     def fails(step: Any) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
@@ -172,7 +175,7 @@ def test_a_step_that_can_not_be_recorded_is_refused_with_the_way_out():
         train(classifier(Adam), StepGraph(fails))
 
 
-def test_without_a_gpu_it_warns_and_the_step_runs_as_usual():
+def test_without_a_gpu_it_warns_and_the_step_runs_as_usual() -> None:
     plain, other = classifier(partial(Adam, lr=3e-3)), classifier(partial(Adam, lr=3e-3))
     train(plain)
     with pytest.warns(UserWarning, match="cpu has no CUDA graphs: the step runs as usual"):

@@ -90,7 +90,9 @@ def table() -> list[dict[str, Any]]:
     return rows
 
 
-def test_each_setting_runs_with_each_seed_and_the_best_comes_first(fake: type[FakeFit], capsys) -> None:
+def test_each_setting_runs_with_each_seed_and_the_best_comes_first(
+    fake: type[FakeFit], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert sweep("--seeds", "0..2", *GRID, "--trainer.max_epochs=3") == 0
     ran = [(each["seed_everything"], each["model.label_smoothing"]) for each in fake.calls]
     assert ran == [(seed, value) for seed in "012" for value in ("0.1", "0.2")]
@@ -131,7 +133,7 @@ def test_a_stopped_sweep_goes_on_where_it_was(fake: type[FakeFit]) -> None:
     assert [each["seed_everything"] for each in fake.calls[3:]] == ["3"]
 
 
-def test_a_run_that_fails_is_told_and_tried_again(fake: type[FakeFit], capsys) -> None:
+def test_a_run_that_fails_is_told_and_tried_again(fake: type[FakeFit], capsys: pytest.CaptureFixture[str]) -> None:
     fake.failing = {"1"}
     assert sweep("--seeds", "0..2") == 1
     assert "failed: seed 1: exit status 2, error: the training diverged (out/setting0_seed1/log.txt)" in (
@@ -143,7 +145,9 @@ def test_a_run_that_fails_is_told_and_tried_again(fake: type[FakeFit], capsys) -
     assert table()[0]["seeds"] == [0, 1, 2]
 
 
-def test_where_every_run_fails_there_is_one_line_and_no_table(fake: type[FakeFit], capsys) -> None:
+def test_where_every_run_fails_there_is_one_line_and_no_table(
+    fake: type[FakeFit], capsys: pytest.CaptureFixture[str]
+) -> None:
     fake.failing = {"0", "1"}
     assert sweep("--seeds", "0..1") == 2
     assert "error: No run was done: seed 0: exit status 2, error: the training diverged" in capsys.readouterr().err
@@ -161,14 +165,16 @@ def test_where_every_run_fails_there_is_one_line_and_no_table(fake: type[FakeFit
         (["--grid", "model.lr=0.1"], "error: --grid is 'model.lr=0.1', expected an option with its values"),
     ],
 )
-def test_what_can_not_be_is_one_line(options: list[str], words: str, fake: type[FakeFit], capsys) -> None:
+def test_what_can_not_be_is_one_line(
+    options: list[str], words: str, fake: type[FakeFit], capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep("--seeds", "0")
     assert sweep(*(options if "--seeds" in options else ["--seeds", "0", *options])) == 2
     assert words in capsys.readouterr().err
     assert len(fake.calls) == 1
 
 
-def test_the_best_run_becomes_a_version_if_asked(fake: type[FakeFit], capsys) -> None:
+def test_the_best_run_becomes_a_version_if_asked(fake: type[FakeFit], capsys: pytest.CaptureFixture[str]) -> None:
     assert sweep("--seeds", "0..2", *GRID, "--publish", "--registry", "mine") == 0
     first = Registry("mine").resolve("latest")
     assert first.manifest.metrics["val/acc"] == pytest.approx(0.72)

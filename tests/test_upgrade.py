@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from broken_versions import edit, older
-from conftest import SMOKE
+from conftest import SMOKE, Publish
 from finetuning import QUIET, SYNTHETIC
 
 from cifar_lit.cli import main
@@ -47,7 +47,9 @@ def test_what_fit_publishes_has_a_graph_that_answers_as_its_weights(parents: Pat
         assert graph_is_of_weights(version)
 
 
-def test_an_upgrade_gives_old_versions_a_graph(publish, registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_upgrade_gives_old_versions_a_graph(
+    publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     for seed in range(2):
         of_old_release(publish(seed, promote=True))
     publish(1)
@@ -64,14 +66,16 @@ def test_an_upgrade_gives_old_versions_a_graph(publish, registry: Registry, caps
     assert json.loads(capsys.readouterr().out) == {}
 
 
-def test_an_upgrade_says_what_it_did_as_json(publish, registry: Registry, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_upgrade_says_what_it_did_as_json(
+    publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str]
+) -> None:
     of_old_release(publish())
     assert upgrade(registry, "--json") == 0
     assert json.loads(capsys.readouterr().out) == {"v0001": [ONNX]}
 
 
 def test_an_upgrade_leaves_a_damaged_version_and_says_which(
-    publish, registry: Registry, capsys: pytest.CaptureFixture[str]
+    publish: Publish, registry: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:
     version = publish()
     of_old_release(version)
@@ -84,7 +88,7 @@ def test_an_upgrade_leaves_a_damaged_version_and_says_which(
 
 @pytest.mark.parametrize("writes", range(4))
 def test_a_crash_while_a_file_is_added_leaves_the_version_whole(
-    publish, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
+    publish: Publish, registry: Registry, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:
     of_old_release(publish(promote=True))
     real, left = registry_module.replace_synced, [writes]
@@ -105,7 +109,7 @@ def test_a_crash_while_a_file_is_added_leaves_the_version_whole(
     assert registry.resolve("v0001").read(ONNX) == b"new"
 
 
-def test_a_damaged_version_gets_no_file(publish, registry: Registry) -> None:
+def test_a_damaged_version_gets_no_file(publish: Publish, registry: Registry) -> None:
     version = publish()
     of_old_release(version)
     (version.path / "config.yaml").write_bytes(b"")

@@ -227,7 +227,7 @@ def test_a_form_that_is_cut_anywhere_is_malformed() -> None:
 def test_damaged_forms_are_read_or_refused_and_nothing_else() -> None:
     drawn = random.Random(0)
     whole = form(part(b"first"), part(b"1", b'form-data; name="other"'), part(b"second"))
-    outcomes = set()
+    outcomes: set[object] = set()
     for _ in range(3_000):
         body = bytearray(whole)
         for _ in range(drawn.randint(1, 4)):

@@ -5,6 +5,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pytest
 import pytorch_lightning as pl
 import safetensors.torch
 import torch
-from conftest import tiny_network
+from conftest import Publish, tiny_network
 from torch import nn
 
 from cifar_lit.cifar10 import CLASS_NAMES, MEAN, STD
@@ -131,7 +132,7 @@ READ: dict[str, tuple[str, Callable[[], Network], Write]] = {
         ),
     ),
     **{
-        f"{name}{suffix}": (f"a{suffix}", lambda name=name: small(name), write)
+        f"{name}{suffix}": (f"a{suffix}", partial(small, name), write)
         for name in ("WhitenedCNN", "skips")
         for suffix, write in {
             ".pt": lambda network, path: torch.save(network.state_dict(), path),
@@ -150,7 +151,9 @@ def surroundings(registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("name", READ)
-def test_weights_are_imported_and_answer_as_the_network_does(capsys, registry: Registry, name: str) -> None:
+def test_weights_are_imported_and_answer_as_the_network_does(
+    capsys: pytest.CaptureFixture[str], registry: Registry, name: str
+) -> None:
     file, make, write = READ[name]
     network = make()
     write(network, Path(file))
@@ -168,14 +171,16 @@ def test_weights_are_imported_and_answer_as_the_network_does(capsys, registry: R
     assert (again.name, again.version) == (file, None)
 
 
-def test_half_precision_becomes_float32_and_that_is_said(capsys, caplog: pytest.LogCaptureFixture) -> None:
+def test_half_precision_becomes_float32_and_that_is_said(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     torch.save(tiny_network().bfloat16().state_dict(), "a.pt")
     assert main(["import", "a.pt"]) == 0
     assert "a.pt: torch.bfloat16 becomes float32" in caplog.text
 
 
 def test_what_a_state_dictionary_does_not_say_is_asked_for(
-    capsys, registry: Registry, caplog: pytest.LogCaptureFixture
+    capsys: pytest.CaptureFixture[str], registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save(unit_network().state_dict(), "a.pt")
     assert main(["import", "a.pt"]) == 0
@@ -196,7 +201,7 @@ def test_a_checkpoint_of_fit_says_all_of_its_network(parents: Path) -> None:
     assert all(torch.equal(value, read.state_dict()[name]) for name, value in expected.state_dict().items())
 
 
-def test_the_file_of_a_version_is_that_version(publish, registry: Registry) -> None:
+def test_the_file_of_a_version_is_that_version(publish: Publish, registry: Registry) -> None:
     version = publish()
     read = load_file(version.path / "model.safetensors").network
     expected = load_network(version)
@@ -328,7 +333,7 @@ def repacked(path: Path, method: int) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_other_files_are_refused_by_name_and_alike_everywhere(capsys, name: str) -> None:
+def test_other_files_are_refused_by_name_and_alike_everywhere(capsys: pytest.CaptureFixture[str], name: str) -> None:
     file, write, words = REFUSED[name]
     write(Path(file))
     said = set()
@@ -348,7 +353,9 @@ def test_other_files_are_refused_by_name_and_alike_everywhere(capsys, name: str)
 
 
 @pytest.mark.parametrize("reference", ["v0009", "best", "lattest"])
-def test_a_word_without_an_ending_means_a_version(capsys, publish, reference: str) -> None:
+def test_a_word_without_an_ending_means_a_version(
+    capsys: pytest.CaptureFixture[str], publish: Publish, reference: str
+) -> None:
     publish(promote=True)
     assert main(["predict", ".", "--from", reference]) == 2
     assert f"error: no version '{reference}'" in capsys.readouterr().err
@@ -358,7 +365,7 @@ def test_a_word_without_an_ending_means_a_version(capsys, publish, reference: st
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_safetensors_come_back_bit_for_bit(capsys, registry: Registry, name: str) -> None:
+def test_safetensors_come_back_bit_for_bit(capsys: pytest.CaptureFixture[str], registry: Registry, name: str) -> None:
     network = small(name)
     Path("in.safetensors").write_bytes(safetensors_file.dump(network, CLASS_NAMES))
     assert main(["export", "in.safetensors", "--format", "safetensors", "--out", "out.safetensors"]) == 0
@@ -368,7 +375,7 @@ def test_safetensors_come_back_bit_for_bit(capsys, registry: Registry, name: str
     assert all(torch.equal(value, read.state_dict()[key]) for key, value in network.state_dict().items())
 
 
-def test_plain_torch_reads_the_safetensors(publish) -> None:
+def test_plain_torch_reads_the_safetensors(publish: Publish) -> None:
     publish(promote=True)
     assert main(["export", "latest", "--format", "safetensors", "--out", "a.safetensors"]) == 0
     network = ThreeBlockCNN(width=4, depth=2, hidden=8)
@@ -384,7 +391,9 @@ def test_the_keras_export_is_read_as_the_same_network(tmp_path: Path, make: Call
     assert all(torch.equal(value, read.state_dict()[key]) for key, value in network.state_dict().items())
 
 
-def test_the_keras_export_is_of_the_three_block_network_alone(capsys, tmp_path: Path) -> None:
+def test_the_keras_export_is_of_the_three_block_network_alone(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with pytest.raises(WeightsError, match="WhitenedCNN can't be written for Keras, only ThreeBlockCNN can"):
         keras_export.dump(small("WhitenedCNN"))
     torch.save(small("WhitenedCNN").state_dict(), "a.pt")
@@ -392,7 +401,7 @@ def test_the_keras_export_is_of_the_three_block_network_alone(capsys, tmp_path: 
     assert not Path("a.h5").exists()
 
 
-def test_onnx_says_what_it_is(publish) -> None:
+def test_onnx_says_what_it_is(publish: Publish) -> None:
     publish(promote=True)
     assert main(["export", "latest", "--format", "onnx", "--out", "a.onnx", "--data.source", "synthetic"]) == 0
     model = onnx.load("a.onnx")

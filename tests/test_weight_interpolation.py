@@ -69,7 +69,7 @@ def test_a_mix_has_that_share_of_the_childs_weights_and_statistics(share: float)
 def test_as_much_of_the_child_is_kept_as_passes_the_gate(old: list[int], share: float) -> None:
     judged = judge(old, [0] * 40)
     assert (judged.share, judged.verdict.status) == (share, "promoted")
-    assert judged.network.weight.item() == pytest.approx(share)  # type: ignore[union-attr]
+    assert judged.network.weight.item() == pytest.approx(share)
     assert len(judged.comparisons["new"].gained) == 40
 
 
@@ -113,7 +113,7 @@ def test_where_labels_look_wrong_no_mix_is_tried() -> None:
 def test_answers_that_are_not_finite_are_no_result() -> None:
     sets = {"learned": images([], 4, 0)}
     broken = tiny_network()
-    broken.head.bias.data.fill_(float("nan"))  # type: ignore[union-attr]
+    broken.head.bias.data.fill_(float("nan"))
     with pytest.raises(SettingError, match=r"diverged.*learning rate"):
         WeightInterpolation().judge(tiny_network(), broken, sets, Gate(), Given(4))
 

@@ -1,3 +1,6 @@
+from collections.abc import Iterator
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -7,11 +10,11 @@ from cifar_lit.models.whitened_cnn import WhitenedCNN
 IMAGES = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 
-def kinds(network: nn.Module, kind: type[nn.Module]) -> list[nn.Module]:
+def kinds(network: nn.Module, kind: type[nn.Module]) -> list[Any]:
     return [module for module in network.modules() if isinstance(module, kind)]
 
 
-def small(**options) -> WhitenedCNN:
+def small(**options: Any) -> Any:
     torch.manual_seed(0)
     return WhitenedCNN(**{"widths": [8, 16], **options})
 
@@ -25,7 +28,7 @@ def smooth(num: int, seed: int) -> Tensor:
 
 
 def test_the_default_network_has_the_published_size_and_layers() -> None:
-    network = WhitenedCNN()
+    network: Any = WhitenedCNN()
     assert sum(weight.numel() for weight in network.parameters() if weight.requires_grad) == 1_971_352
     shapes = [tuple(layer.weight.shape) for layer in kinds(network, nn.Conv2d)]
     assert shapes == [
@@ -51,7 +54,7 @@ def test_a_convolution_starts_by_handing_on_its_inputs() -> None:
             same = min(convolution.weight.shape[:2])
             features = torch.randn(2, convolution.in_channels, 6, 6)
             torch.testing.assert_close(convolution(features)[:, :same], features[:, :same])
-    rest = WhitenedCNN(widths=[24, 96]).blocks[1][0].weight[24:]
+    rest = WhitenedCNN(widths=[24, 96]).get_parameter("blocks.1.0.weight")[24:]
     bound = (24 * 9) ** -0.5
     assert 0.95 * bound < rest.abs().max() <= bound
 
@@ -135,7 +138,7 @@ def test_how_images_are_batched_does_not_matter(dtype: torch.dtype) -> None:
 def test_no_more_batches_are_read_than_needed_and_none_when_it_is_prepared() -> None:
     read = []
 
-    def batches():
+    def batches() -> Iterator[Tensor]:
         for number in range(10):
             read.append(number)
             yield smooth(3_000, number)
