@@ -50,11 +50,11 @@ class _FromPixels(nn.Module):
     def __init__(self, network: Network, temperature: float) -> None:
         super().__init__()
         self.network = network
-        self.temperature = temperature
+        self.register_buffer("temperature", torch.tensor(temperature))
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         logits = self.network(images.permute(0, 3, 1, 2).to(torch.float32))
-        return logits, (logits if self.temperature == 1 else logits / self.temperature).softmax(1)
+        return logits, (logits / self.temperature).softmax(1)
 
 
 def dump(
