@@ -3,10 +3,11 @@
 import contextlib
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import shortcuts
 import torch
 from finetuning import HALF, QUIET, SYNTHETIC
 
@@ -27,6 +28,22 @@ Publish = Callable[..., Version]
 """`publish(seed=0, promote=False, parent=None, temperature=1.0)`, the fixture."""
 
 
+@pytest.fixture(scope="session", autouse=True)
+def abridged() -> Iterator[pytest.MonkeyPatch]:
+    """All tests but those that ask for `unabridged` take shortcuts."""
+    with pytest.MonkeyPatch.context() as patch:
+        shortcuts.take(patch)
+        yield patch
+
+
+@pytest.fixture
+def unabridged(abridged: pytest.MonkeyPatch) -> Iterator[None]:
+    """Draws and exports as outside of tests."""
+    abridged.undo()
+    yield
+    shortcuts.take(abridged)
+
+
 def tiny_network(seed: int = 0) -> Network:
     """A small untrained network, in evaluation mode."""
     with torch.random.fork_rng():
@@ -36,7 +53,7 @@ def tiny_network(seed: int = 0) -> Network:
 
 @functools.cache
 def tiny_graph(seed: int = 0) -> bytes:
-    """The ONNX graph of a tiny network; making one takes a second."""
+    """The ONNX graph of a tiny network."""
     return onnx_model.dump(tiny_network(seed), CLASS_NAMES, onnx_model.some_images())[0]
 
 

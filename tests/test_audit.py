@@ -274,6 +274,7 @@ def test_long_lists_of_rows_are_shortened_in_the_text_only() -> None:
     assert all(len(line) <= 100 for line in found.text().splitlines())
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_the_figure_shows_the_most_doubtful_first() -> None:
     labels = (NEW.labels + 1) % 10
     found = checked(labelled(labels), NearestMean(3))

@@ -32,6 +32,7 @@ LINES = sorted(
 )
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_the_commands_to_try_without_data_work_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -94,6 +94,7 @@ def unserved(registry: Registry, before: dict[str, str]) -> None:
 # What becomes of increments
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_new_images_make_a_promoted_version_that_says_what_was_learned(
     finetune: Call, learner: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -40,6 +40,7 @@ def equal(left: dict[str, torch.Tensor], right: dict[str, torch.Tensor]) -> bool
     return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_fit_makes_a_complete_promoted_version_and_says_so(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit() == 0
     version = Registry("checkpoints").resolve("latest")
@@ -273,7 +274,8 @@ def run_process(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize(
-    ("sent", "status", "ended_by"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")]
+    ("sent", "status", "ended_by"),
+    [(signal.SIGINT, 130, "Ctrl-C"), pytest.param(signal.SIGTERM, 143, "SIGTERM", marks=pytest.mark.slow)],
 )
 def test_a_signal_keeps_the_best_epoch_and_publishes_it(sent: int, status: int, ended_by: str, tmp_path: Path) -> None:
     options = ["--data.num_synthetic", "500", "--trainer.max_epochs", "100000", "--early_stopping.patience", "100000"]

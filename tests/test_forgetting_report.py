@@ -95,6 +95,7 @@ def test_json_has_figures_per_class_and_the_rows_that_flipped() -> None:
     ]
 
 
+@pytest.mark.usefixtures("unabridged")
 @pytest.mark.parametrize(
     "comparisons",
     [

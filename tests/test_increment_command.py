@@ -157,6 +157,7 @@ def test_a_version_is_asked_that_is_not_the_champion(capsys: pytest.CaptureFixtu
     assert json.loads(out)["version"] == "v0002"
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_the_report_is_text_json_and_an_image(
     capsys: pytest.CaptureFixture[str], publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """Imports point one way between the rooms of the package, and importing does nothing else."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,7 @@ def module_name(path: Path) -> str:
 MODULES = {module_name(path): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
+@functools.cache
 def imports(name: str) -> set[str]:
     """Modules that a module names in any import statement, wherever it stands."""
     found = set()
@@ -38,6 +40,7 @@ def imports(name: str) -> set[str]:
     return found
 
 
+@functools.cache
 def reach(name: str) -> set[str]:
     """All modules that importing a module of ours leads to through modules of ours."""
     seen: set[str] = set()

@@ -36,6 +36,7 @@ class Look(pl.Callback):
         self.checks.append(os.environ.get(CHECK))
 
 
+@pytest.mark.usefixtures("unabridged")
 @pytest.mark.parametrize("fails", [False, True])
 def test_garbage_collection_and_environment_are_as_before_after_a_training(
     fails: bool, monkeypatch: pytest.MonkeyPatch

@@ -223,6 +223,7 @@ def test_it_has_one_graph_without_values_read_from_the_device(trained: Network) 
     assert (logits - expected).norm() < 1e-3 * expected.norm()
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_onnx_runtime_answers_alike(trained: Network) -> None:
     images = IMAGES.permute(0, 2, 3, 1)
     graph, _ = onnx_model.dump(trained, CLASS_NAMES, images)

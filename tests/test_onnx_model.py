@@ -19,6 +19,8 @@ from cifar_lit.data.image_set import ImageSet
 from cifar_lit.interop import onnx_model
 from cifar_lit.models.networks import Network
 
+pytestmark = pytest.mark.usefixtures("unabridged")
+
 IMAGES = torch.randint(0, 256, (65, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 

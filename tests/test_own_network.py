@@ -69,6 +69,7 @@ def fit(*options: str) -> int:
     return main(["fit", "--config", SMOKE, *SYNTHETIC, *quiet, *options])
 
 
+@pytest.mark.usefixtures("unabridged")
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*are copies of validation images:UserWarning")
 @pytest.mark.parametrize("source", [PLAIN, SUBCLASS], ids=["module", "Network"])

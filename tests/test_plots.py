@@ -8,6 +8,8 @@ from PIL import Image
 from cifar_lit.evaluation import plots
 from cifar_lit.evaluation.evaluation import Evaluation
 
+pytestmark = pytest.mark.usefixtures("unabridged")
+
 GENERATOR = torch.Generator().manual_seed(0)
 IMAGES = torch.randint(0, 256, (30, 32, 32, 3), dtype=torch.uint8, generator=GENERATOR)
 LABELS = torch.arange(30) % 10

@@ -143,7 +143,7 @@ def test_ids_are_not_used_again_after_all_versions_were_removed(registry: Regist
 
 def test_a_version_copied_in_keeps_its_id_after_removal(registry: Registry, publish: Publish) -> None:
     copy = shutil.copytree(publish().path, registry.root / "v0005")
-    edit_manifest(registry.get(copy.name), id="v0005")
+    edit_manifest(Version(copy, registry.get("v0001").manifest), id="v0005")
     assert publish().id == "v0006"
     shutil.rmtree(copy)
     shutil.rmtree(registry.root / "v0006")
