@@ -355,7 +355,7 @@ def test_five_hundred_slow_clients_are_turned_away_and_hurt_nobody(url: str) -> 
     assert len(outcomes) == 500
     assert {status for status, _ in outcomes} == {408}
     assert min(seconds for _, seconds in outcomes) >= 10
-    assert max(seconds for _, seconds in outcomes) <= 15
+    assert max(seconds for _, seconds in outcomes) <= 30
     assert answered > 100
 
 

@@ -5,6 +5,7 @@ PyTorch computes in double precision here: its float32 batch norm in channels-la
 
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -193,30 +194,39 @@ def say(tmp_path: Path, **environment: str) -> str:
     return result.stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder with the library in it; compiling takes seconds."""
+    folder = tmp_path_factory.mktemp("cache")
+    assert say(folder) == "None"
+    return folder / "cifar_lit"
+
+
+@pytest.fixture
+def kept(compiled: Path, tmp_path: Path) -> Path:
+    """The library in a cache folder of one's own."""
+    (file,) = shutil.copytree(compiled, tmp_path / "cifar_lit").iterdir()
+    return file
+
+
 @needs_library
-def test_it_is_compiled_once(tmp_path: Path) -> None:
-    assert say(tmp_path) == "None"
-    (kept,) = (tmp_path / "cifar_lit").iterdir()
+def test_it_is_compiled_once(kept: Path, tmp_path: Path) -> None:
     made = kept.stat().st_mtime_ns
     assert say(tmp_path) == "None"
-    assert [each.stat().st_mtime_ns for each in (tmp_path / "cifar_lit").iterdir()] == [made]
+    assert [each.stat().st_mtime_ns for each in kept.parent.iterdir()] == [made]
 
 
 @needs_library
-def test_a_damaged_copy_is_made_again(tmp_path: Path) -> None:
-    say(tmp_path)
-    (kept,) = (tmp_path / "cifar_lit").iterdir()
+def test_a_damaged_copy_is_made_again(kept: Path, tmp_path: Path) -> None:
     kept.write_bytes(b"cut off")
     assert say(tmp_path) == "None"
     assert kept.stat().st_size > 1000
 
 
 @needs_library
-def test_a_folder_that_others_can_write_is_not_trusted(tmp_path: Path) -> None:
-    say(tmp_path)
-    (kept,) = (tmp_path / "cifar_lit").iterdir()
+def test_a_folder_that_others_can_write_is_not_trusted(kept: Path, tmp_path: Path) -> None:
     kept.write_bytes(b"planted")
-    (tmp_path / "cifar_lit").chmod(0o777)
+    kept.parent.chmod(0o777)
     assert say(tmp_path) == "None"
     assert kept.read_bytes() == b"planted"  # neither read nor replaced
 
