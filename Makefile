@@ -8,7 +8,8 @@ TRAIN := .venv/.ready-train
 DEV := .venv/.ready-dev
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --no-deps
 
-.PHONY: setup demo train test test-quick test-slow loadtest lint check format docs wheel audit lock clean
+.PHONY: setup demo train test test-quick test-slow coverage benchmarks-smoke loadtest lint check format docs wheel \
+	audit lock clean
 
 setup: $(DEV)
 
@@ -33,6 +34,9 @@ demo: $(SERVE)  ## the page, with the shipped version
 train: $(TRAIN)  ## configs/default.yaml on CIFAR-10; DATA=dir for a local copy
 	$(BIN)/cifar-lit fit --config configs/default.yaml --data.download true $(if $(DATA),--data.root $(DATA))
 
+# Two workers on two cores; with more threads each, they wait for each other.
+test test-quick test-slow coverage benchmarks-smoke: export OMP_NUM_THREADS = 1
+
 test: $(DEV)
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope
 
@@ -46,7 +50,13 @@ test-quick: $(DEV)  ## what takes under a minute: no server, no browser, no trai
 	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope $(QUICK:%=tests/test_%.py)
 
 test-slow: $(DEV)
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow -n 2 --dist loadscope
+
+coverage: $(DEV)  ## lines that `make test` runs, in every process; fails below the floor in pyproject.toml
+	$(BIN)/pytest -m "not slow" -n 2 --dist loadscope --cov
+
+benchmarks-smoke: $(DEV)  ## every benchmark with tiny sizes
+	$(BIN)/python benchmarks/smoke.py
 
 loadtest: $(DEV)  ## 20 users for 30 s against a server of its own; fails on any wrong prediction or a slow p95
 	$(BIN)/python benchmarks/loadtest.py

@@ -32,7 +32,7 @@ _PLOTS = [
 
 
 def take(patch: pytest.MonkeyPatch) -> None:
-    """Draws one pixel for every picture, exports each kind of network once, and collects nothing before a training."""
+    """Draws one pixel for every figure, exports each kind of network once, and collects nothing before a training."""
     for name in _PLOTS:
         patch.setattr(plots, name, lambda *_, **__: _PIXEL)
     patch.setattr(onnx_model, "_exported", _EXPORTED)
