@@ -142,6 +142,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="keeps the parents, which take minutes each")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--each", type=int, default=4, help="increments of each kind for each seed's parent")
+    parser.add_argument("--kinds", nargs="+", help="some of them, with _ for a space")
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     data, work = Path(os.environ["CIFAR_LIT_DATA"]), arguments.work.absolute()
@@ -150,6 +151,7 @@ def main() -> None:
         for seed in arguments.seeds
         for nature, kinds in (("poisoned", POISON), ("good", GOOD))
         for kind in kinds
+        if arguments.kinds is None or kind.replace(" ", "_") in arguments.kinds
     ]
     rows: list[dict[str, object]] = []
     # Started anew, not forked: torch's threads do not outlive a fork.

@@ -168,7 +168,8 @@ def by_replay(first: Network, train: ImageSet, paths: list[Path], weights: Path,
         optimizer.zero_grad()
         cross_entropy(network(images), labels).backward()
         optimizer.step()
-    safetensors.torch.save_file(network.state_dict(), weights)
+    state = {name: value.contiguous() for name, value in network.state_dict().items()}  # training may lay them out anew
+    safetensors.torch.save_file(state, weights)
     return network.eval()
 
 
