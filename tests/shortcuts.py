@@ -9,6 +9,7 @@ import gc
 import inspect
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -24,19 +25,30 @@ from cifar_lit.training import step_overhead
 Export = Callable[[nn.Module, Mapping[str, str]], bytes]
 
 _PIXEL = encode_png(np.zeros((1, 1, 3), np.uint8))
-_PLOTS = [
-    name
+_PLOTS = {
+    name: each
     for name, each in inspect.getmembers(plots, inspect.isfunction)
     if each.__module__ == plots.__name__ and not name.startswith("_")
-]
+}
 
 
 def take(patch: pytest.MonkeyPatch) -> None:
     """Draws one pixel for every figure, exports each kind of network once, and collects nothing before a training."""
-    for name in _PLOTS:
-        patch.setattr(plots, name, lambda *_, **__: _PIXEL)
+    for name, draw in _PLOTS.items():
+        patch.setattr(plots, name, undrawn(draw))
     patch.setattr(onnx_model, "_exported", _EXPORTED)
     patch.setattr(step_overhead, "gc", SimpleNamespace(collect=int, freeze=gc.freeze, unfreeze=gc.unfreeze))
+
+
+def undrawn(draw: Callable[..., bytes]) -> Callable[..., bytes]:
+    """Takes the same arguments, and no others."""
+    signature = inspect.signature(draw)
+
+    def pixel(*args: Any, **kwargs: Any) -> bytes:
+        signature.bind(*args, **kwargs)
+        return _PIXEL
+
+    return pixel
 
 
 def exporting_once(export: Export) -> Export:

@@ -50,6 +50,7 @@ def test_it_has_the_least_loss_of_all() -> None:
     assert min(losses) == losses[1]
 
 
+@pytest.mark.usefixtures("unabridged")
 @pytest.mark.parametrize("num_classes", [3, 100])
 def test_the_temperature_leaves_predictions_and_the_datas_class_names_as_they_are(num_classes: int) -> None:
     names = [f"class {number}" for number in range(num_classes)]
@@ -172,6 +173,7 @@ def old(publish: Publish, registry: Registry, tmp_path: Path, monkeypatch: pytes
     return registry
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_upgrade_fits_it_to_the_versions_own_validation_images(
     old: Registry, capsys: pytest.CaptureFixture[str]
 ) -> None:

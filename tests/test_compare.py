@@ -60,6 +60,7 @@ def test_a_version_beside_itself_differs_in_nothing(parents: Path, capsys: pytes
     assert values["versions"][0] == values["versions"][1]
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_the_better_version_is_told_from_the_weaker(
     parents: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

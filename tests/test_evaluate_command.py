@@ -57,6 +57,7 @@ def test_validation_takes_the_images_held_out_from_that_version(
     assert "v0001 on 150 validation images" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_report_writes_figures_text_and_images(registry: Registry, tmp_path: Path) -> None:
     assert run("test", registry, "--report", str(tmp_path / "report")) == 0
     names = {path.name for path in (tmp_path / "report").iterdir()}

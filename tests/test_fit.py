@@ -399,6 +399,7 @@ def test_processes_that_give_nothing_back_are_refused_before_training(
     assert Registry("checkpoints").ids() == []
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_the_classes_are_the_datas(fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     from PIL import Image
 

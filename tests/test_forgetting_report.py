@@ -160,6 +160,7 @@ def test_flipped_images_are_shown_as_gained_and_lost_the_most_confident_of_each_
     assert [group[1] for group in seen["groups"]] == [True]
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_a_change_of_nothing_has_no_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     text = forgetting_report.text({"old": comparison(right=700, wrong=300)})
     assert "-0.00" not in text

@@ -112,6 +112,7 @@ def test_a_keras_model_is_exported_without_a_version(capsys: pytest.CaptureFixtu
 # import
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_a_keras_model_becomes_a_candidate_that_is_measured(
     capsys: pytest.CaptureFixture[str], h5: Path, registry: Registry
 ) -> None:
