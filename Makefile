@@ -42,8 +42,8 @@ test: $(DEV)
 
 QUICK := audit augment batcher class_arguments comparison extras feed forgetting_report gate image_folder image_set \
 	images increment inference_v2 integrity jitter line loader login logs manifest model_card npz occlusion \
-	official optimizers plots precision predictor progress promotion quota registry replay replies report \
-	request_limits schedules scratch seeding serving_metrics sources step_overhead synthetic threads uploads \
+	official optimizers plots predictor promotion quota registry replay replies \
+	request_limits schedules scratch seeding serving_metrics sources synthetic uploads \
 	weight_interpolation weights weights_npz
 
 test-quick: $(DEV)  ## what takes under a minute: no server, no browser, no training

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cifar_lit.data.images import encode_png
 from cifar_lit.evaluation import plots
 from cifar_lit.interop import onnx_model
-from cifar_lit.training import step_overhead
+from cifar_lit.training import lightning
 
 Export = Callable[[nn.Module, Mapping[str, str]], bytes]
 
@@ -37,7 +37,7 @@ def take(patch: pytest.MonkeyPatch) -> None:
     for name, draw in _PLOTS.items():
         patch.setattr(plots, name, undrawn(draw))
     patch.setattr(onnx_model, "_exported", _EXPORTED)
-    patch.setattr(step_overhead, "gc", SimpleNamespace(collect=int, freeze=gc.freeze, unfreeze=gc.unfreeze))
+    patch.setattr(lightning, "gc", SimpleNamespace(collect=int, freeze=gc.freeze, unfreeze=gc.unfreeze))
 
 
 def undrawn(draw: Callable[..., bytes]) -> Callable[..., bytes]:

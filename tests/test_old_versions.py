@@ -7,6 +7,7 @@ Their figures (PNG) were left out afterwards.
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,7 +83,7 @@ def test_weights_that_e14267a_exported_are_loaded(tmp_path: Path) -> None:
     manifest = json.loads((folder / "manifest.json").read_bytes())
     header = {name: manifest[name] for name in ("network", "class_names", "mean", "std")}
     header |= {"format": "cifar-lit weights", "format_version": 1}
-    arrays = safetensors.numpy.load_file(folder / "model.safetensors")
+    arrays: dict[str, Any] = safetensors.numpy.load_file(folder / "model.safetensors")
     np.savez(tmp_path / "w.npz", header=np.frombuffer(json.dumps(header, sort_keys=True).encode(), np.uint8), **arrays)
     state = load_model(str(tmp_path / "w.npz"), Registry(tmp_path)).network.state_dict()
     assert {name: value.numpy().tobytes() for name, value in state.items()} == {

@@ -5,7 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import yaml
@@ -41,7 +41,9 @@ def run(*options: str) -> int:
         ([ROW], -1, "val/loss", "min", "epoch 1, train loss 1.5000 acc 0.4000, lr 0.01, 3.2 s"),
     ],
 )
-def test_the_line_says_what_there_is(history, max_epochs, monitor, mode, line: str) -> None:
+def test_the_line_says_what_there_is(
+    history: list[dict[str, Any]], max_epochs: int | None, monitor: str | None, mode: Literal["min", "max"], line: str
+) -> None:
     assert epoch_line(history, max_epochs, monitor, mode) == line
 
 
@@ -54,11 +56,14 @@ def test_the_line_says_what_there_is(history, max_epochs, monitor, mode, line: s
         ([0.3, 0.3], "min", "0.3000 in epoch 1"),
     ],
 )
-def test_the_best_so_far_is_by_the_metric_that_decides(values: list[float], mode, best: str) -> None:
+def test_the_best_so_far_is_by_the_metric_that_decides(
+    values: list[float], mode: Literal["min", "max"], best: str
+) -> None:
     history = [VALIDATED | {"epoch": number, "val/f1": value} for number, value in enumerate(values)]
     assert epoch_line(history, 5, "val/f1", mode).endswith(f"best val/f1 {best}")
 
 
+@pytest.mark.usefixtures("unabridged")
 def test_a_log_has_a_line_an_epoch_and_the_loggers_have_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

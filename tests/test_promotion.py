@@ -54,7 +54,7 @@ def compare(
     network: Network,
     champion: Network,
     monkeypatch: pytest.MonkeyPatch,
-):
+) -> Verdict:
     class Manifest:
         data = theirs.fingerprint()
 
