@@ -159,8 +159,8 @@ def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys: pytest.
 
 @pytest.mark.parametrize("given", [["--config", "old.yaml"], ["--config=old.yaml"]])
 def test_a_config_of_an_earlier_release_has_its_options_under_the_names_of_today(
-    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys
-):
+    given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
     optimizer = {"class_path": "cifar_lit.models.optimizers.MuonSGD", "init_args": {"rounds": 4, "lr": 0.1}}
     Path("old.yaml").write_text(yaml.safe_dump({"model": {"optimizer": optimizer}}))
@@ -168,13 +168,13 @@ def test_a_config_of_an_earlier_release_has_its_options_under_the_names_of_today
     assert (options["ns_steps"], options["lr"]) == (4, 0.1)
 
 
-def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, capsys):
+def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tmp_path / "old.yaml"
     config.write_text(yaml.safe_dump({"blend": {"shares": [0.5]}, "any_standing": True}))
     options = resolved(capsys, "finetune", "--config", str(config))
     assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
 
 
-def test_the_configs_of_the_shipped_versions_are_read(capsys):
+def test_the_configs_of_the_shipped_versions_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     for config in sorted(CHECKPOINTS.glob("v*/config.yaml")):
         resolved(capsys, "fit", "--config", str(config))

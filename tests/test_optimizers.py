@@ -208,7 +208,7 @@ def test_senseless_decay_and_ns_steps_are_refused(options: dict[str, Any]) -> No
         MuonSGD([nn.Parameter(torch.ones(1))], **options)
 
 
-def test_the_state_of_an_earlier_release_is_read():
+def test_the_state_of_an_earlier_release_is_read() -> None:
     weight = torch.nn.Parameter(torch.randn(4, 3, 3, 3))
     state = MuonSGD([weight], ns_steps=4).state_dict()
     for group in state["param_groups"]:
