@@ -1,6 +1,9 @@
 import builtins
 import math
+import os
+import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -209,3 +212,10 @@ def test_a_heat_map_can_be_had_of_an_image_that_may_not_be_written(predictor: Pr
     heat = predictor.heat_map(image, "cat")
     assert (heat.shape, heat.dtype) == ((32, 32), np.float32)
     assert np.array_equal(heat, predictor.heat_map(IMAGES[0], "cat"))
+
+
+def test_onnx_runtime_keeps_nothing_to_report_to_its_maker(tmp_path: Path) -> None:
+    places = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"} | places
+    subprocess.run([sys.executable, "-c", "import cifar_lit.inference.predictor"], env=env, check=True)
+    assert list(tmp_path.iterdir()) == []
