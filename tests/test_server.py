@@ -440,6 +440,18 @@ def test_a_client_that_does_not_read_its_answer_is_left(monkeypatch: pytest.Monk
         assert other.reply().body == b"ok"
 
 
+def test_a_client_that_is_left_among_requests_that_it_sent_together_is_no_failure(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(protocol, "UNREAD_S", 0.2)
+    request = head("POST /", "Content-Length: 1000000") + bytes(1_000_000)
+    with running() as found:
+        with connected(found.url) as connection:
+            assert not all(connection.send(request) for _ in range(100))  # more than the system buffers
+        assert exchange(found.url, head("POST /", "Content-Length: 2") + b"ok").body == b"ok"
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
 def test_a_client_that_reads_slowly_gets_all_of_its_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(protocol, "UNREAD_S", 0.3)
     size = 12_000_000

@@ -134,7 +134,7 @@ class Protocol(HttpToolsProtocol):
             super().on_headers_complete()
             self.cycle.keep_alive = self.cycle.keep_alive and not self._stopping
             transport = self.transport
-            self.cycle.transport = _Responding(transport.write, transport.is_closing, self._end)  # type: ignore[assignment]
+            self.cycle.transport = _Responding(self._write, transport.is_closing, self._end)  # type: ignore[assignment]
 
     def on_body(self, body: bytes) -> None:
         self._num_bytes = max(0, self._num_bytes - len(body) - _CHUNK_BYTES)
@@ -171,6 +171,11 @@ class Protocol(HttpToolsProtocol):
             not self._complete and self.cycle.response_complete
         ):  # an early response; nobody reads the rest of the body
             self._start_timer()
+
+    def _write(self, data: bytes) -> None:
+        """Of requests that come together, uvicorn tells only the last that its client has gone."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
 
     def _end(self) -> None:
         """Closes the connection after a response, for writing first if the request's body is still coming.
