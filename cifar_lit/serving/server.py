@@ -14,7 +14,7 @@ import uvloop
 from fastapi import FastAPI
 
 from cifar_lit.errors import SettingError
-from cifar_lit.memory import keep_freed_memory
+from cifar_lit.memory import keep_freed_memory, share_freed_memory
 from cifar_lit.serving.protocol import MAX_CONNECTIONS, Protocol, turn_away_at_the_end
 
 _SHUTDOWN_S = 12
@@ -40,6 +40,7 @@ def run(app: FastAPI, host: str, port: int, *, proxies: Sequence[str] = ()) -> N
         # The model's thread asks for the interpreter after each of its operations; by default it waits 5 ms for it.
         sys.setswitchinterval(_SWITCH_S)
         keep_freed_memory()
+        share_freed_memory()
         config = uvicorn.Config(
             app,
             http=Protocol,
