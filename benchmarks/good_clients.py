@@ -1,6 +1,6 @@
-"""Clients that a server has to answer rightly whatever else happens to it: programs, the page, monitoring.
+"""Clients that a server has to serve rightly whatever else happens to it: programs, the page, monitoring.
 
-Every answer is checked: its status, and of a picture its probabilities, which are those of the version that it names.
+Every response is checked: its status, and for an image its probabilities, which are those of the version that it names.
 """
 
 import asyncio
@@ -9,32 +9,26 @@ import itertools
 import json
 import os
 import re
-import secrets
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import httpx
 from gradio_client import Client, handle_file
+from pace import at_rate
 from PIL import Image
+from visitor import PATIENCE_S, Visitor, WrongError, checked, client
 
 ADDRESS = "127.0.0.2"
 TOLERANCE = 1e-6
-PATIENCE_S = 30.0
 MOST_AT_ONCE = 200
 OPEN_PAGES = 8
-LIMITS = httpx.Limits(max_connections=None, keepalive_expiry=1.0)
-"""A connection that the server, after 5 s, is about to close is not used again."""
 
 Probabilities = dict[str, float]
 Ask = Callable[[], Awaitable[None]]
-
-
-class WrongError(Exception):
-    """An answer is not what it has to be."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Outcome:
     Attributes:
         at: seconds since the clients began.
         kind: of client.
-        seconds: until it was answered and read.
+        seconds: until its response was read.
         wrong: what was wrong with it; empty if nothing was.
     """
 
@@ -55,80 +49,27 @@ class Outcome:
 
 
 @dataclass(frozen=True)
-class Picture:
+class KnownImage:
     """A file, and what each version says of it."""
 
     name: str
     data: bytes = field(repr=False)
-    answers: dict[str, Probabilities] = field(repr=False)
+    predictions: dict[str, Probabilities] = field(repr=False)
 
     def check(self, version: str, found: Probabilities) -> None:
-        if version not in self.answers:
-            raise WrongError(f"answered by {version}, which was never promoted")
-        expected = self.answers[version]
+        if version not in self.predictions:
+            raise WrongError(f"served by {version}, which was never promoted")
+        expected = self.predictions[version]
         if found.keys() != expected.keys() or max(abs(found[name] - expected[name]) for name in found) > TOLERANCE:
             raise WrongError(f"not the probabilities of {version}")
 
 
-class Visitor:
-    """Sends what an open page sends.
-
-    Args:
-        http: whose base is the server.
-    """
-
-    def __init__(self, http: httpx.AsyncClient) -> None:
-        self.http = http
-        self.session = secrets.token_hex(6)
-
-    async def open(self) -> None:
-        await checked(self.http.get("/"))
-        config = (await checked(self.http.get("/config"))).json()
-        self.names = {each["id"]: each["props"].get("elem_id") for each in config["components"]}
-        self.events: list[dict[str, Any]] = config["dependencies"]
-
-    async def upload(self, name: str, data: bytes) -> dict[str, Any]:
-        answer = await checked(self.http.post("/gradio_api/upload", files={"files": (name, data)}))
-        return {"path": answer.json()[0], "orig_name": name, "meta": {"_type": "gradio.FileData"}}
-
-    def event(self, name: str, event: str = "") -> dict[str, Any]:
-        """An event by its name, or by the id of a component and what happens to it."""
-        numbers = {elem_id: number for number, elem_id in self.names.items()}
-        return next(
-            each
-            for each in self.events
-            if (each["api_name"] == name if not event else [numbers.get(name), event] in each["targets"])
-        )
-
-    async def run(self, event: dict[str, Any], *data: Any) -> list[Any]:
-        answer = await checked(self.http.post("/gradio_api/run/predict", json=self._order(event, data)))
-        return list(answer.json()["data"])
-
-    async def queue(self, event: dict[str, Any], *data: Any) -> list[Any]:
-        await checked(self.http.post("/gradio_api/queue/join", json=self._order(event, data)))
-        told = await checked(self.http.get("/gradio_api/queue/data", params={"session_hash": self.session}))
-        messages = [json.loads(line[6:]) for line in told.text.splitlines() if line.startswith("data: ")]
-        done = next((each for each in messages if each["msg"] == "process_completed"), None)
-        if done is None or not done["success"]:
-            raise WrongError(f"the event failed: {done['output'].get('error') if done else told.text[:200]}")
-        return list(done["output"]["data"])
-
-    async def seen(self, event: dict[str, Any], *data: Any) -> dict[str, Any]:
-        """What an event changes, by the component's id."""
-        values = await self.queue(event, *data)
-        return {self.names[number]: value for number, value in zip(event["outputs"], values, strict=True)}
-
-    def _order(self, event: dict[str, Any], data: tuple[Any, ...]) -> dict[str, Any]:
-        given = [*data, *[None] * (len(event["inputs"]) - len(data))]  # a state's value never comes from outside
-        return {"data": given, "fn_index": event["id"], "session_hash": self.session}
-
-
 class GoodClients:
-    """All of them, at rates that do not depend on the answers.
+    """All of them, at rates that do not depend on the responses.
 
     Args:
         port: of the server, on this machine.
-        small: pictures of 32x32.
+        small: images of 32x32.
         photograph: of some 32 kB.
         large: a photograph of 12 megapixels.
         folder: for the file that `gradio_client` sends.
@@ -137,10 +78,12 @@ class GoodClients:
         outcomes: of all requests.
     """
 
-    def __init__(self, port: int, small: list[Picture], photograph: Picture, large: Picture, folder: Path) -> None:
+    def __init__(
+        self, port: int, small: list[KnownImage], photograph: KnownImage, large: KnownImage, folder: Path
+    ) -> None:
         self.outcomes: list[Outcome] = []
         self._url = f"http://127.0.0.1:{port}"
-        self._small: Iterator[Picture] = itertools.cycle(small)
+        self._small: Iterator[KnownImage] = itertools.cycle(small)
         self._photograph, self._large = photograph, large
         self._path = folder / photograph.name
         self._path.write_bytes(photograph.data)
@@ -158,7 +101,7 @@ class GoodClients:
         """By name: requests a second, and what makes one. 28.3 a second in all."""
 
     async def run(self, began: float, until: asyncio.Event) -> None:
-        async with client(self._url) as self._http:
+        async with client(self._url, ADDRESS) as self._http:
             self._visitor = Visitor(self._http)
             await self._visitor.open()
             self._gradio = await asyncio.to_thread(
@@ -182,23 +125,18 @@ class GoodClients:
                 wrong = f"{type(error).__name__}: {error}"[:300]
             self.outcomes.append(Outcome(start - began, kind, time.monotonic() - start, wrong))
 
-        async with asyncio.TaskGroup() as group:
-            coming: set[asyncio.Task[None]] = set()
-            async for _ in ticks(per_second, until):
-                if len(coming) < MOST_AT_ONCE:
-                    task = group.create_task(one())
-                    coming.add(task)
-                    task.add_done_callback(coming.discard)
-                else:
-                    self.outcomes.append(Outcome(time.monotonic() - began, kind, 0, f"{MOST_AT_ONCE} are on their way"))
+        def full() -> None:
+            self.outcomes.append(Outcome(time.monotonic() - began, kind, 0, f"{MOST_AT_ONCE} are on their way"))
 
-    async def _predict(self, picture: Picture, **sent: Any) -> None:
+        await at_rate(per_second, until, one, most_at_once=MOST_AT_ONCE, on_full=full)
+
+    async def _predict(self, image: KnownImage, **sent: Any) -> None:
         found = (await checked(self._http.post("/predict", **sent))).json()
-        picture.check(found["version"], found["probabilities"])
+        image.check(found["version"], found["probabilities"])
 
     async def _predict_small(self) -> None:
-        picture = next(self._small)
-        await self._predict(picture, content=picture.data, headers={"Content-Type": "image/jpeg"})
+        image = next(self._small)
+        await self._predict(image, content=image.data, headers={"Content-Type": "image/jpeg"})
 
     async def _predict_photograph(self) -> None:
         await self._predict(self._photograph, files={"file": (self._photograph.name, self._photograph.data)})
@@ -207,8 +145,8 @@ class GoodClients:
         await self._predict(self._large, content=self._large.data, headers={"Content-Type": "image/jpeg"})
 
     async def _infer(self) -> None:
-        picture = self._photograph
-        size = len(picture.data) + 4
+        image = self._photograph
+        size = len(image.data) + 4
         tensor = {
             "name": "image",
             "shape": [1],
@@ -216,17 +154,17 @@ class GoodClients:
             "parameters": {"binary_data_size": size},
         }
         head = json.dumps({"inputs": [tensor]}).encode()
-        body = head + len(picture.data).to_bytes(4, "little") + picture.data
+        body = head + len(image.data).to_bytes(4, "little") + image.data
         headers = {"Inference-Header-Content-Length": str(len(head))}
-        answer = await checked(self._http.post("/v2/models/cifar10/infer", content=body, headers=headers))
-        found = answer.json()
+        response = await checked(self._http.post("/v2/models/cifar10/infer", content=body, headers=headers))
+        found = response.json()
         (values,) = (each["data"] for each in found["outputs"] if each["name"] == "probabilities")
-        picture.check(found["model_version"], dict(zip(picture.answers["v0001"], values, strict=True)))
+        image.check(found["model_version"], dict(zip(image.predictions["v0001"], values, strict=True)))
 
     async def _page_run(self) -> None:
-        picture = next(self._small)
-        upload = await self._visitor.upload(picture.name, picture.data)
-        check_page(picture, *await self._visitor.run(self._visitor.event("predict"), upload))
+        image = next(self._small)
+        upload = await self._visitor.upload(image.name, image.data)
+        check_page(image, *await self._visitor.run(self._visitor.event("predict"), upload))
 
     async def _page_queue(self) -> None:
         visitor = self._another()  # each has a stream of its own
@@ -245,10 +183,10 @@ class GoodClients:
         check_page(self._photograph, *found)
 
     async def _get(self, path: str) -> None:
-        answer = await checked(self._http.get(path))
+        response = await checked(self._http.get(path))
         said = {"/ready": "ready", "/version": "v000", "/metrics": "cifar_lit_requests_total", "/health": "ok"}
-        if said[path] not in answer.text:
-            raise WrongError(f"{path} says {answer.text[:200]}")
+        if said[path] not in response.text:
+            raise WrongError(f"{path} says {response.text[:200]}")
 
     async def _stay(self, until: asyncio.Event) -> None:
         """An open page, which listens to its heartbeat, and comes again if it is closed."""
@@ -271,43 +209,16 @@ class GoodClients:
         return visitor
 
 
-def check_page(picture: Picture, label: Any, sentence: str) -> None:
+def check_page(image: KnownImage, label: Any, sentence: str) -> None:
     found = {each["label"]: each["confidence"] for each in label["confidences"]}
-    picture.check(sentence.rpartition("Answered by ")[2].rstrip("."), found)
+    image.check(sentence.rpartition("Answered by ")[2].rstrip("."), found)
 
 
-async def checked(answer: Awaitable[httpx.Response]) -> httpx.Response:
-    found = await answer
-    if found.status_code != 200:
-        raise WrongError(f"{found.status_code}: {found.text[:200]}")
-    return found
-
-
-@asynccontextmanager
-async def client(url: str, address: str = ADDRESS) -> Any:
-    """One that comes from an address of its own."""
-    transport = httpx.AsyncHTTPTransport(local_address=address, limits=LIMITS)
-    async with httpx.AsyncClient(base_url=url, transport=transport, timeout=PATIENCE_S, trust_env=False) as found:
-        yield found
-
-
-async def ticks(per_second: float, until: asyncio.Event) -> Any:
-    """So many times a second, whatever is done between, until it is over."""
-    due = time.monotonic()
-    while True:
-        due += 1 / per_second
-        with suppress(TimeoutError):
-            await asyncio.wait_for(until.wait(), max(0.0, due - time.monotonic()))
-        if until.is_set():
-            return
-        yield
-
-
-def answers_of(data: bytes, predictors: dict[str, Any]) -> dict[str, Probabilities]:
+def predictions_of(data: bytes, predictors: dict[str, Any]) -> dict[str, Probabilities]:
     return {version: each.predict_bytes(data).probabilities for version, each in predictors.items()}
 
 
-def small_pictures(count: int = 16) -> list[tuple[str, bytes]]:
+def small_images(count: int = 16) -> list[tuple[str, bytes]]:
     """Names and JPEG files: CIFAR-10's if CIFAR_LIT_DATA names an image folder, else parts of docs/cat.jpg."""
     folder = Path(os.environ.get("CIFAR_LIT_DATA", "")) / "test"
     if os.environ.get("CIFAR_LIT_DATA") and folder.is_dir():

@@ -1,4 +1,4 @@
-"""Clients that mean harm, in turn, each kind counted with what it was answered: a status, or how the connection ended.
+"""Clients that mean harm, in turn, each kind counted with its responses: a status, or how the connection ended.
 
 They come from addresses of their own, and tell of whatever gives away something of the server.
 """
@@ -14,7 +14,20 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
-from good_clients import ticks
+from hostile_requests import (
+    CONTROLS,
+    EVENTS,
+    FORM,
+    FORMS,
+    GARBAGE,
+    INFERENCES,
+    JSON,
+    UNKNOWN,
+    VALUES,
+    request,
+    status_of,
+)
+from pace import at_rate
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -23,71 +36,7 @@ PATIENCE_S = 25.0
 MOST_AT_ONCE = 600
 TELLTALES = (b"Traceback", b'File "', b"site-packages", str(Path(__file__).parent.parent).encode())
 UNREAD_PAGES = 60
-"""More bytes of answers than the sockets of both sides hold."""
-
-UNKNOWN = [
-    *(
-        f"POST /gradio_api/{name}"
-        for name in ("process_recording", "component_server", "cancel", "reset", "api/predict")
-    ),
-    *(
-        f"GET /gradio_api/{name}"
-        for name in ("startup-events", "dev/reload", "custom_component/a/b/c", "stream/a/b/c/d")
-    ),
-    *("GET /monitoring/summary", "GET /gradio_api/deep_link", "POST /gradio_api/vibe-edit", "GET /robots.txt"),
-    *("DELETE /gradio_api/upload", "PUT /predict", "PROPFIND /", "TRACE /health", "GET /predict", "POST /version"),
-    *(
-        "GET /../../etc/passwd",
-        "GET /gradio_api/file=/etc/passwd",
-        "GET /static/..%2f..%2fetc/passwd",
-        "GET /.git/config",
-    ),
-]
-EVENTS = [
-    ("run/predict", {"data": [], "fn_index": 99_999}),
-    ("run/predict", {"data": [{"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}}], "fn_index": 0}),
-    ("run/predict", {"data": "x" * 50_000, "fn_index": -1}),
-    ("run/predict", {"data": [[[[]]]] * 50, "fn_index": 1, "event_data": {"a": 1}, "trigger_id": 10**12}),
-    ("queue/join", {"data": [], "fn_index": 99_999}),
-    ("queue/join", {"data": [None] * 40, "fn_index": 2, "trigger_id": "x"}),
-    ("call/predict", {"data": [{"path": "/proc/self/environ"}]}),
-    ("call/end", {"data": []}),
-    ("call/none", {"data": []}),
-]
-VALUES = [None, 5, 1e308, "v0001", "../x", "\x1b[31m\n", True, [], [[None]], {}, {"a": 1}, {"path": 5}, "x" * 9_000]
-INFERENCES = [
-    b"[" * 60_000,
-    b'{"a":' * 40_000,
-    b'{"x":[' + (b"[" * 900 + b"]" * 900 + b",") * 300,
-    b'{"inputs":[{"name":"pixels","shape":[1000000000,32,32,3],"datatype":"UINT8","data":[0]}]}',
-    b'{"inputs":[{"name":"pixels","shape":[1,32,32,3],"datatype":"UINT8","data":[' + b"1," * 200_000 + b"1]}]}",
-    b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","data":["' + b"A" * 500_000 + b'"]}]}',
-    b'{"inputs":[{"name":"image","shape":[1],"datatype":"BYTES","parameters":{"binary_data_size":1e400}}]}',
-    b'{"id":"\\u001b[31m","inputs":' + b"9" * 5_000 + b"}",
-]
-GARBAGE = [
-    b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
-    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-    b"GET / HTTP/9.9\r\n\r\n",
-    b"\r\n" * 2_000,
-    b"GET /" + b"a" * 80_000 + b" HTTP/1.1\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n" + b"X: y\r\n" * 20_000 + b"\r\n",
-    b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
-    b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFFF\r\n",
-]
-CONTROLS = [
-    (b"GET /%1b%5b31m%0d%0aforged HTTP/1.1", b""),
-    (b"GET /\x1b[2J HTTP/1.1", b""),
-    (b"GET /gradio_api/file=/%00%0a HTTP/1.1", b""),
-    (b"GET /health HTTP/1.1", b"X-Request-ID: \x1b[31mred\r\n"),
-    (b"GET /static/%0d%0aSet-Cookie:%20a=b HTTP/1.1", b"User-Agent: \x07\x1b]0;title\x07\r\n"),
-    (b"POST /gradio_api/run/%1b%5b31m%0a HTTP/1.1", b"Cookie: cifar_lit_login=\x01; get=x\r\n"),
-]
-FORMS = {
-    "1,001 parts": (b'--x\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n', 1_001),
-    "65 files": (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nb\r\n', 65),
-    "10 files": (b'--x\r\nContent-Disposition: form-data; name="files"; filename="../../\x1b.png"\r\n\r\nb\r\n', 10),
-}
+"""More bytes of responses than the sockets of both sides hold."""
 
 
 class HostileClients:
@@ -97,8 +46,8 @@ class HostileClients:
         port: of the server, on this machine.
 
     Attributes:
-        answers: by kind, how often each answer was given.
-        leaks: what an answer gave away.
+        responses: by kind, how often each response was given.
+        leaks: what a response gave away.
         fetched: how often the server asked for the address that it was told to fetch.
         opened: requests sent.
     """
@@ -106,14 +55,14 @@ class HostileClients:
     def __init__(self, port: int) -> None:
         from hostile_images import HOSTILE, content_of
 
-        self.answers: dict[str, Counter[str]] = {}
+        self.responses: dict[str, Counter[str]] = {}
         self.leaks: list[str] = []
         self.fetched = 0
         self.opened = 0
         self._port = port
         self._random = random.Random(0)
-        pictures = [content_of(case) for case, _ in HOSTILE.values()]
-        self._pictures = itertools.cycle([data for data in pictures if len(data) < 2_500_000])
+        images = [content_of(case) for case, _ in HOSTILE.values()]
+        self._images = itertools.cycle([data for data in images if len(data) < 2_500_000])
         self._addresses = itertools.cycle(ADDRESSES)
         shares: dict[Callable[[], Awaitable[str]], int] = {
             self.unknown_route: 8,
@@ -130,7 +79,7 @@ class HostileClients:
             self.half_request: 4,
             self.never_reads: 1,
             self.slow_sender: 2,
-            self.broken_picture: 6,
+            self.broken_image: 6,
             self.wrong_password: 3,
             self.control_characters: 4,
             self.json_bomb: 3,
@@ -145,13 +94,8 @@ class HostileClients:
         canary = await asyncio.start_server(self._on_fetched, "127.0.0.1", 0)
         self._canary = f"http://127.0.0.1:{canary.sockets[0].getsockname()[1]}/x.png"
         turns = itertools.cycle(self._turns)
-        async with canary, asyncio.TaskGroup() as group:
-            coming: set[asyncio.Task[None]] = set()
-            async for _ in ticks(per_second, until):
-                if len(coming) < MOST_AT_ONCE:
-                    task = group.create_task(self.attack(next(turns)))
-                    coming.add(task)
-                    task.add_done_callback(coming.discard)
+        async with canary:
+            await at_rate(per_second, until, lambda: self.attack(next(turns)), most_at_once=MOST_AT_ONCE)
 
     async def attack(self, kind: Callable[[], Awaitable[str]]) -> None:
         self.opened += 1
@@ -159,7 +103,7 @@ class HostileClients:
             told = await kind()
         except OSError as error:
             told = type(error).__name__
-        self.answers.setdefault(kind.__name__, Counter())[told] += 1
+        self.responses.setdefault(kind.__name__, Counter())[told] += 1
 
     # Routes and events of the page
 
@@ -172,9 +116,9 @@ class HostileClients:
 
     async def replayed_event(self) -> str:
         """Once begun and heard to its end, it is asked for twice more."""
-        begun = await self._exchange(_request("POST /gradio_api/call/predict", b'{"data":[null]}', _JSON))
+        begun = await self._exchange(request("POST /gradio_api/call/predict", b'{"data":[null]}', JSON))
         path = f"GET /gradio_api/call/predict/{begun.rpartition(b'event_id')[2][3:35].decode('latin-1')}"
-        return "then ".join([await self._ask(path) for _ in range(3)][1:])
+        return " then ".join([await self._ask(path) for _ in range(3)][1:])
 
     async def unknown_stream(self) -> str:
         paths = (f"queue/data?session_hash={self._session()}", f"call/predict/{self._session()}", "queue/data")
@@ -207,23 +151,23 @@ class HostileClients:
     async def form_cut_off(self) -> str:
         """The sender leaves in the middle of a file."""
         body = FORMS["65 files"][0] + bytes(100_000)
-        head = _request("POST /gradio_api/upload", b"", _FORM, f"Content-Length: {2 * len(body)}")
+        head = request("POST /gradio_api/upload", b"", FORM, f"Content-Length: {2 * len(body)}")
         return await self._leave(head + body)
 
     async def form_too_large(self) -> str:
         return await self._form(b"", f"Content-Length: {2**30}")
 
     async def _form(self, body: bytes, *headers: str) -> str:
-        return await self._ask("POST /gradio_api/upload", body, _FORM, *headers)
+        return await self._ask("POST /gradio_api/upload", body, FORM, *headers)
 
     # Sockets
 
     async def garbage(self) -> str:
         data = self._random.choice([*GARBAGE, self._random.randbytes(300)])
-        return _status(await self._exchange(data))
+        return status_of(await self._exchange(data))
 
     async def half_request(self) -> str:
-        whole = _request("POST /predict", bytes(2_000), "Content-Type: image/jpeg")
+        whole = request("POST /predict", bytes(2_000), "Content-Type: image/jpeg")
         return await self._leave(whole[: self._random.randrange(1, len(whole))])
 
     async def never_reads(self) -> str:
@@ -234,7 +178,7 @@ class HostileClients:
             plain.setblocking(False)
             plain.bind((next(self._addresses), 0))
             await loop.sock_connect(plain, ("127.0.0.1", self._port))
-            await loop.sock_sendall(plain, _request("GET /", b"") * UNREAD_PAGES)
+            await loop.sock_sendall(plain, request("GET /", b"") * UNREAD_PAGES)
             await asyncio.sleep(PATIENCE_S)
             pages, end = 0, b""
             with suppress(ConnectionError, TimeoutError):
@@ -246,26 +190,26 @@ class HostileClients:
 
     async def slow_sender(self) -> str:
         """A byte a second, of a head or of a body."""
-        whole = _request("POST /predict", b"", "Content-Type: image/jpeg", "Content-Length: 5000")
+        whole = request("POST /predict", b"", "Content-Type: image/jpeg", "Content-Length: 5000")
         data = whole if self._random.random() < 0.5 else whole[:-20]
         reader, writer = await self._connect()
         try:
             writer.write(data)
-            answer = asyncio.ensure_future(reader.read(65_536))
+            response = asyncio.ensure_future(reader.read(65_536))
             for _ in range(int(PATIENCE_S)):
-                await asyncio.wait([answer], timeout=1)
-                if answer.done():
-                    return _status(answer.result())
+                await asyncio.wait([response], timeout=1)
+                if response.done():
+                    return status_of(response.result())
                 writer.write(b"x")
-            answer.cancel()
+            response.cancel()
             return "never told"
         finally:
             writer.close()
 
     # What REST takes
 
-    async def broken_picture(self) -> str:
-        return await self._ask("POST /predict", next(self._pictures), "Content-Type: image/png")
+    async def broken_image(self) -> str:
+        return await self._ask("POST /predict", next(self._images), "Content-Type: image/png")
 
     async def wrong_password(self) -> str:
         form = "Content-Type: application/x-www-form-urlencoded"
@@ -273,10 +217,12 @@ class HostileClients:
 
     async def control_characters(self) -> str:
         line, header = self._random.choice(CONTROLS)
-        return _status(await self._exchange(line + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n"))
+        return status_of(
+            await self._exchange(line + b"\r\nHost: 127.0.0.1\r\nConnection: close\r\n" + header + b"\r\n")
+        )
 
     async def json_bomb(self) -> str:
-        return await self._ask("POST /v2/models/cifar10/infer", self._random.choice(INFERENCES), _JSON)
+        return await self._ask("POST /v2/models/cifar10/infer", self._random.choice(INFERENCES), JSON)
 
     async def foreign_origin(self) -> str:
         path = self._random.choice(("/predict", "/login", "/gradio_api/queue/join"))
@@ -285,25 +231,25 @@ class HostileClients:
     # How it is sent
 
     async def _event(self, path: str, order: dict[str, object]) -> str:
-        return await self._ask(f"POST /gradio_api/{path}", json.dumps(order).encode(), _JSON)
+        return await self._ask(f"POST /gradio_api/{path}", json.dumps(order).encode(), JSON)
 
     async def _ask(self, line: str, body: bytes = b"", *headers: str) -> str:
-        return _status(await self._exchange(_request(line, body, *headers, "Connection: close")))
+        return status_of(await self._exchange(request(line, body, *headers, "Connection: close")))
 
     async def _exchange(self, data: bytes) -> bytes:
-        """The beginning of what is answered to these bytes, on a connection of their own."""
+        """The beginning of what is sent back to these bytes, on a connection of their own."""
         reader, writer = await self._connect()
         try:
             with suppress(ConnectionError):
                 writer.write(data)
                 await writer.drain()
-            answer = b""
+            response = b""
             with suppress(TimeoutError):
                 async with asyncio.timeout(PATIENCE_S):
-                    while len(answer) < 65_536 and (more := await reader.read(65_536)):
-                        answer += more
-            self.leaks += [f"{told!r} in {answer[:300]!r}" for told in TELLTALES if told in answer]
-            return answer
+                    while len(response) < 65_536 and (more := await reader.read(65_536)):
+                        response += more
+            self.leaks += [f"{told!r} in {response[:300]!r}" for told in TELLTALES if told in response]
+            return response
         finally:
             writer.close()
 
@@ -323,16 +269,3 @@ class HostileClients:
 
     def _session(self) -> str:
         return f"{self._random.getrandbits(64):016x}"
-
-
-_JSON = "Content-Type: application/json"
-_FORM = "Content-Type: multipart/form-data; boundary=x"
-
-
-def _request(line: str, body: bytes, *headers: str) -> bytes:
-    length = () if any(each.startswith("Content-Length") for each in headers) else (f"Content-Length: {len(body)}",)
-    return "\r\n".join([f"{line} HTTP/1.1", "Host: 127.0.0.1", *headers, *length, "", ""]).encode("latin-1") + body
-
-
-def _status(answer: bytes) -> str:
-    return answer[9:12].decode("latin-1") if answer.startswith(b"HTTP/1.1 ") else "closed" if not answer else "odd"

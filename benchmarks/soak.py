@@ -3,7 +3,7 @@
     CIFAR_LIT_DATA=dir python benchmarks/soak.py [--minutes 30] [--hostile 60] [--out benchmarks/results/soak]
 
 The server is `cifar-lit serve --teach` with a password, a copy of the shipped registry, an empty home and an empty
-temporary folder. `good_clients.py` sends it 28 requests a second and checks each answer, `hostile_clients.py` sends 60
+temporary folder. `good_clients.py` sends it 28 requests a second and checks each response, `hostile_clients.py` sends 60
 of nineteen kinds. Every minute the other of two versions becomes the champion; every two minutes decode workers are
 killed, one or all in turn; every four minutes somebody signs in and has the page fine-tune, with a correction or an
 increment in turn, and the process that learns is killed.
@@ -14,8 +14,6 @@ JSON line; OUT.json has all rows, OUT.png is a plot.
 
 import argparse
 import asyncio
-import io
-import itertools
 import json
 import os
 import platform
@@ -35,28 +33,25 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import numpy as np
 import onnxruntime
 import uvloop
+from administrator import PASSWORD, Administrator
 from footprint import children, contents, cpu_s, handles, memory_mib
-from good_clients import GoodClients, Picture, Visitor, WrongError, answers_of, client, small_pictures, ticks
+from good_clients import ADDRESS, GoodClients, KnownImage, predictions_of, small_images
 from hostile_clients import HostileClients
 from load import ROOT, percentiles
-from pictures import photograph
+from pace import ticks
+from photographs import photograph
 from soak_report import plot, verdict
+from visitor import client
 
-from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.inference.predictor import Predictor
 from cifar_lit.registry.registry import Registry
 
-PASSWORD = "a long password for the soak"
-ADMINISTRATOR = "127.0.0.3"
 VERSIONS = ("v0001", "v0002")
 FOLDERS = ("registry", "home", "temp", "taught")
 SAMPLE_S, SWAP_S, KILL_S, TUNE_S = 5.0, 60.0, 120.0, 240.0
-TUNE_FOR_S = (5.0, 15.0, 30.0)
-"""Of a fine-tuning, in turn, before its process is killed."""
-PICTURES = ("32x32", "photograph")
+IMAGES = ("32x32", "photograph")
 """Kinds of good request whose latency is followed."""
 
 
@@ -103,7 +98,7 @@ async def server(folder: Path) -> AsyncIterator[Place]:
         place.process = subprocess.Popen(command, cwd=folder, env=env, stdout=log, stderr=log)
     try:
         until = time.monotonic() + 120
-        async with client(place.url) as http:
+        async with client(place.url, ADDRESS) as http:
             while True:
                 with suppress(httpx.HTTPError):
                     if (await http.get("/ready")).status_code == 200:
@@ -121,12 +116,13 @@ async def server(folder: Path) -> AsyncIterator[Place]:
 class Soak:
     """One run; `rows` and `events` are what it leaves."""
 
-    def __init__(self, place: Place, good: GoodClients, hostile: HostileClients, pictures: list[Picture]) -> None:
+    def __init__(self, place: Place, good: GoodClients, hostile: HostileClients, images: list[KnownImage]) -> None:
         self.rows: list[dict[str, Any]] = []
         self.events: list[dict[str, Any]] = []
         self._place = place
         self._good, self._hostile = good, hostile
-        self._pictures = itertools.cycle(pictures)
+        pid = place.process.pid
+        self._administrator = Administrator(place.url, images, lambda: children(pid, "fine_tuning"))
         self._registry = Registry(place.registry)
         self._over = asyncio.Event()
 
@@ -140,7 +136,7 @@ class Soak:
             group.create_task(self._sample())
             group.create_task(self._repeat("champion changed", SWAP_S * scale, self._swap))
             group.create_task(self._repeat("decode workers killed", KILL_S * scale, self._kill))
-            group.create_task(self._repeat("fine-tuning", TUNE_S * scale, self._fine_tune))
+            group.create_task(self._repeat("fine-tuning", TUNE_S * scale, self._administrator.fine_tune))
 
     @property
     def minute(self) -> float:
@@ -152,7 +148,7 @@ class Soak:
             place, pid = self._place, self._place.process.pid
             assert place.process.poll() is None, "the server ended"
             new, seen = self._good.outcomes[seen:], len(self._good.outcomes)
-            found = percentiles([each.seconds for each in new if each.kind in PICTURES and not each.wrong])
+            found = percentiles([each.seconds for each in new if each.kind in IMAGES and not each.wrong])
             row = {"minute": self.minute, **memory_mib(pid), **handles(pid)}
             for name in FOLDERS:
                 row |= await asyncio.to_thread(contents, getattr(place, name), name)
@@ -184,64 +180,6 @@ class Soak:
             os.kill(pid, signal.SIGKILL)
         return {"workers": len(pids) if number % 2 else 1}
 
-    async def _fine_tune(self, number: int) -> dict[str, Any]:
-        async with client(self._place.url, ADMINISTRATOR) as http:
-            http.timeout = httpx.Timeout(180)  # an increment's check reads CIFAR-10
-            signed_in = await http.post("/login", data={"password": PASSWORD})
-            if signed_in.status_code != 303:
-                raise WrongError(f"sign-in: {signed_in.status_code}")
-            visitor = Visitor(http)
-            await visitor.open()
-            if number % 2:
-                upload = await visitor.upload("new.npz", _increment(number))
-                told = (await visitor.seen(visitor.event("teach-increment", "change"), upload))["teach-audit"]
-                start = "teach-start-file"
-            else:
-                told = await self._correct(visitor)
-                start = "teach-start"
-            begun = await visitor.seen(visitor.event(start, "click"))
-            if begun["teach-start-outcome"]:
-                raise WrongError(f"{begun['teach-start-outcome']} after {told}"[:300])
-            await asyncio.sleep(TUNE_FOR_S[number % len(TUNE_FOR_S)])
-            (pid, *_) = children(self._place.process.pid, "fine_tuning")
-            os.kill(pid, signal.SIGKILL)
-            killed = time.monotonic()
-            await asyncio.sleep(0.2)
-            while time.monotonic() < killed + 10:
-                seen = await visitor.seen(_arrival(visitor))
-                if state := re.search(r'data-state="(\w+)"', str(seen["teach-verdict"])):
-                    reason = re.search(r"<strong>Why:</strong> ([^<]*)", seen["teach-verdict"])
-                    told_after_s = round(time.monotonic() - killed, 1)
-                    about = {"of": "increment" if number % 2 else "correction", "told_after_s": told_after_s}
-                    return {**about, "state": state[1], "reason": reason[1] if reason else ""}
-                await asyncio.sleep(0.2)
-            return {"state": "running", "reason": "10 s after its process was killed"}
-
-    async def _correct(self, visitor: Visitor) -> str:
-        """Corrects an answer, to a class that it is not."""
-        picture = next(self._pictures)
-        upload = await visitor.upload(picture.name, picture.data)
-        seen = (await visitor.seen(visitor.event("teach-picture", "change"), upload))["teach-seen"]
-        said = re.search(r'id="teach-said">(\w+)<', seen)
-        if said is None:
-            raise WrongError(f"no answer to correct: {seen[:200]}")
-        label = next(name for name in CLASS_NAMES if name != said[1])
-        return str((await visitor.seen(visitor.event("teach-add", "click"), None, label))["teach-outcome"])
-
-
-def _arrival(visitor: Visitor) -> dict[str, Any]:
-    """The event of the page's arrival that shows how learning stands."""
-    number = next(number for number, name in visitor.names.items() if name == "teach-verdict")
-    return next(each for each in visitor.events if number in each["outputs"] and not each["inputs"])
-
-
-def _increment(seed: int) -> bytes:
-    drawn = np.random.default_rng(seed)
-    images, labels = drawn.integers(0, 256, (200, 32, 32, 3), dtype=np.uint8), drawn.integers(0, 10, 200)
-    buffer = io.BytesIO()
-    np.savez(buffer, x_new=images, y_new=labels)
-    return buffer.getvalue()
-
 
 async def log_of_each_kind(place: Place, hostile: HostileClients, count: int = 20) -> dict[str, float]:
     """Bytes of log for a request of each kind, when there are no others."""
@@ -269,16 +207,16 @@ async def measure(minutes: float, per_second: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         async with server(Path(name)) as place:
             predictors = {each: Predictor.from_version(Registry(place.registry).get(each)) for each in VERSIONS}
-            files = [*small_pictures(), ("cat.jpg", (ROOT / "docs" / "cat.jpg").read_bytes())]
+            files = [*small_images(), ("cat.jpg", (ROOT / "docs" / "cat.jpg").read_bytes())]
             files.append(("large.jpg", photograph((4_000, 3_000))))
-            made = [Picture(name, data, answers_of(data, predictors)) for name, data in files]
+            made = [KnownImage(name, data, predictions_of(data, predictors)) for name, data in files]
             *small, middle, large = made
             good = GoodClients(place.port, small, middle, large, Path(name))
             hostile = HostileClients(place.port)
             soak = Soak(place, good, hostile, small)
             await soak.run(minutes, per_second)
             in_run, num_hostile = place.log.stat().st_size, hostile.opened
-            answers = {kind: dict(counts.most_common()) for kind, counts in sorted(hostile.answers.items())}
+            responses = {kind: dict(counts.most_common()) for kind, counts in sorted(hostile.responses.items())}
             each_kind = await log_of_each_kind(place, hostile)
             stopping = time.monotonic()
             place.process.terminate()
@@ -296,7 +234,7 @@ async def measure(minutes: float, per_second: float) -> dict[str, Any]:
         for each in good.outcomes
         if each.wrong
     ]
-    about = {"requests": num_hostile, "answers": answers, "leaks": hostile.leaks[:20], "fetched": hostile.fetched}
+    about = {"requests": num_hostile, "responses": responses, "leaks": hostile.leaks[:20], "fetched": hostile.fetched}
     return {
         "minutes": minutes,
         "good": len(good.outcomes),

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from administrator import TOLD_WITHIN_S
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -22,9 +23,9 @@ RULES = {
     "flat": f"of the second half's {BLOCKS} medians a least-squares line: its slope is at most 2 standard errors above "
     f"0, or it gains at most {SLACK:.0%} of the mean in that half",
     "good": f"no good request failed, but with 503 within {AFTER_KILL_S:g} s of a decode worker's death",
-    "hostile": "no hostile request was answered 5xx but 503, none was told of the server's files, nothing was fetched",
+    "hostile": "no hostile request got a 5xx but 503, none was told of the server's files, nothing was fetched",
     "log": f"at most {LOG_BYTES_EACH} bytes of log for each hostile request, and no traceback",
-    "fine-tuning": "each that was killed is told as failed within 10 s",
+    "fine-tuning": f"each that was killed is told as failed within {TOLD_WITHIN_S:g} s",
     "end": f"SIGTERM ends the server with status 0 within {END_S:g} s",
 }
 
@@ -59,7 +60,7 @@ def verdict(
         )
     ]
     trends = {name: trend([row[name] for row in rows]) for name in FLAT}
-    statuses = sum((Counter(each) for each in hostile["answers"].values()), Counter[str]())
+    statuses = sum((Counter(each) for each in hostile["responses"].values()), Counter[str]())
     errors = {
         status: count
         for status, count in statuses.items()
@@ -99,7 +100,7 @@ def plot(rows: list[dict[str, Any]], events: list[dict[str, Any]], title: str, p
         ("inodes", {name: column(f"{name}_inodes") for name in ("temp", "registry", "taught")}),
         ("log (kB)", {"log": column("log_bytes") / 1e3}),
         ("requests a second", {**rates, "failed good ones": column("failed") / step}),
-        ("a picture's answer (ms)", {"p50": column("p50_ms"), "p99": column("p99_ms")}),
+        ("response to an image (ms)", {"p50": column("p50_ms"), "p99": column("p99_ms")}),
         ("memory of fine-tuning, PSS (MiB)", {"its process": column("fine_tuning_mib")}),
     ]
     figure, axes = plt.subplots(4, 2, figsize=(14, 13), sharex=True, layout="constrained")
