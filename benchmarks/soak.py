@@ -3,8 +3,8 @@
     CIFAR_LIT_DATA=dir python benchmarks/soak.py [--minutes 30] [--hostile 60] [--out benchmarks/results/soak]
 
 The server is `cifar-lit serve --teach` with a password, a copy of the shipped registry, an empty home and an empty
-temporary folder. `good_clients.py` sends it 28 requests a second and checks each response, `hostile_clients.py` sends 60
-of nineteen kinds. Every minute the other of two versions becomes the champion; every two minutes decode workers are
+temporary folder. `good_clients.py` sends it 28 requests a second and checks each response, `hostile_clients.py` sends
+60 of nineteen kinds. Every minute the other of two versions becomes the champion; every two minutes decode workers are
 killed, one or all in turn; every four minutes somebody signs in and has the page fine-tune, with a correction or an
 increment in turn, and the process that learns is killed.
 

@@ -37,8 +37,8 @@ EXCEPTIONS = {
     r"standings?": (r"registry/manifest\.py", r"glossary\.md", r"generations\.py", r"renamed\.py"),  # schemas 1 and 2
     r"lessons?": (r"page/.*",),  # a file in versions of older releases
     r"blend\w*": (r"generations\.py", r"renamed\.py"),  # what e14267a called it
-    r"\w*pictures?": (r"page/.*",),  # a visitor's word
-    r"\w*answer(s|ed|ing)?": (r"page/.*",),  # a visitor's word
+    r"\w*pictures?": (r"page/.*", r"administrator\.py"),  # a visitor's word, and components of the page
+    r"\w*answer(s|ed|ing)?": (r"page/.*", r"good_clients\.py"),  # a visitor's word, and what the page says
     r"rounds": (
         r"renamed\.py",
         r"models/optimizers\.py",
