@@ -7,13 +7,17 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 _HEAPS = 2
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(max_block_bytes: int = 1 << 30) -> None:
     """Tells it to keep large freed blocks instead of giving them back to the system.
 
     Each training step, and each batch that is served, frees and takes the same large buffers; giving them back costs
     a page fault for every 4 KiB of them at the next.
+
+    Args:
+        max_block_bytes: larger blocks are given back. Those that are taken seldom, such as a model's weights, leave
+            holes that others cut up, and the heap grows.
     """
-    _set(_M_MMAP_THRESHOLD, 1 << 30)
+    _set(_M_MMAP_THRESHOLD, max_block_bytes)
     _set(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 

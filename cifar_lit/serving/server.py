@@ -21,6 +21,8 @@ _SHUTDOWN_S = 12
 _BACKLOG_S = 0.2
 """So long those who have just connected are told at the end that they came too late."""
 _SWITCH_S = 0.0005
+_MAX_KEPT_BYTES = 4 * 2**20
+"""More than a batch takes, and less than a model's weights."""
 
 
 def run(app: FastAPI, host: str, port: int, *, proxies: Sequence[str] = ()) -> None:
@@ -39,7 +41,7 @@ def run(app: FastAPI, host: str, port: int, *, proxies: Sequence[str] = ()) -> N
     with _listen(host, port) as listener:
         # The model's thread asks for the interpreter after each of its operations; by default it waits 5 ms for it.
         sys.setswitchinterval(_SWITCH_S)
-        keep_freed_memory()
+        keep_freed_memory(_MAX_KEPT_BYTES)
         share_freed_memory()
         config = uvicorn.Config(
             app,
