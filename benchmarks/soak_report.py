@@ -52,13 +52,7 @@ def verdict(
 ) -> dict[str, dict[str, Any]]:
     """By rule: whether it held, and what was found."""
     kills = [event["minute"] for event in events if event["what"] == "decode workers killed"]
-    not_excused = [
-        each
-        for each in failed
-        if not (
-            each["wrong"].startswith("503") and any(0 <= each["minute"] - kill <= AFTER_KILL_S / 60 for kill in kills)
-        )
-    ]
+    not_excused = [each for each in failed if not (each["wrong"].startswith("503") and _amid(each, kills))]
     trends = {name: trend([row[name] for row in rows]) for name in FLAT}
     statuses = sum((Counter(each) for each in hostile["responses"].values()), Counter[str]())
     errors = {
@@ -84,6 +78,12 @@ def verdict(
         "end": end,
     }
     return {name: {"passed": passed[name], "rule": rule, "found": found[name]} for name, rule in RULES.items()}
+
+
+def _amid(request: dict[str, Any], kills: list[float]) -> bool:
+    """Whether a request was on its way at a kill, or began within `AFTER_KILL_S` after it; minutes have 3 places."""
+    began, ended = request["minute"] - 0.001, request["minute"] + request["seconds"] / 60 + 0.001
+    return any(began - AFTER_KILL_S / 60 <= kill <= ended for kill in kills)
 
 
 def plot(rows: list[dict[str, Any]], events: list[dict[str, Any]], title: str, path: Path) -> None:
