@@ -195,6 +195,44 @@ def test_values_that_do_not_fit_are_refused_in_a_sentence(
     assert all(len(record.getMessage()) < 500 and record.exc_info is None for record in caplog.records)
 
 
+@pytest.mark.parametrize("name", ["_chosen", "choose_row"])
+@pytest.mark.parametrize("told", [None, 5, "x", [], {}, {"name": 5, "value": None}])
+def test_an_event_that_does_not_say_what_happened_is_refused(
+    client: TestClient, name: str, told: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    order = {"data": [], "fn_index": event(client, name), "session_hash": "tests", "event_data": told}
+    response = client.post("/gradio_api/run/predict", json=order)
+    assert response.status_code == 400
+    assert "do not fit the page" in response.json()["error"]
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        *(5, "x", [1], {"a": 1}, {"answers": []}, {"answers": [{"probabilities": {"a": 1}}] * 2}),
+        {"answers": [{"probabilities": {"a": "x"}, "version": "v", "confidence": 1}] * 2},
+    ],
+)
+def test_a_comparison_that_the_page_did_not_make_is_refused(
+    client: TestClient, found: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    response = run(client, "comparison", found)
+    assert response.status_code == 400
+    assert "do not fit the page" in response.json()["error"]
+    assert caplog.records == []
+
+
+def test_an_event_that_runs_in_the_browser_alone_is_refused(
+    registry: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = entered(registry, teach=tmp_path)  # whose Teach has one
+    response = run(client, "js_fn", None)
+    assert response.status_code == 400
+    assert "do not fit the page" in response.json()["error"]
+    assert caplog.records == []
+
+
 def test_a_failure_is_told_by_its_request_and_logged_once(
     client: TestClient,
     app: FastAPI,

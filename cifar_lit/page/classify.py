@@ -13,7 +13,7 @@ from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import ServedPrediction, Service
 from cifar_lit.page import answer as shown
 from cifar_lit.page.examples import load_examples
-from cifar_lit.page.guarded import told
+from cifar_lit.page.guarded import text_of, told
 from cifar_lit.page.rendering import SAYS_CHANGES, note, render, script
 from cifar_lit.page.uploads import do_for_each, read_picture
 from cifar_lit.serving.uploads import MAX_FILES
@@ -151,4 +151,5 @@ def _as_dict(outcome: Outcome) -> dict[str, Any]:
 
 
 def _chosen(event: gr.EventData) -> Pixels | None:
-    return next((example.pixels for example in load_examples() if example.name == event.name), None)
+    name = text_of(event, "name")
+    return next((example.pixels for example in load_examples() if example.name == name), None)

@@ -28,6 +28,8 @@ _AUTOMATIC = ("load", "tick", "then")
 QUIET: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
 """Options of an event that is the page's own, and no business of programs."""
 
+MISFIT = "These values do not fit the page. Reload it, or see /gradio_api/info."
+
 _log = logging.getLogger(__name__)
 
 
@@ -54,6 +56,8 @@ class GuardedBlocks(gr.Blocks):
         try:
             if not self._is_automatic(block_fn):
                 self._admit(asked)
+            if block_fn.fn is None:  # the page runs it by itself
+                raise told(MISFIT)
             found: dict[str, Any] = await super().process_api(*args, **options)
         except gr.Error as error:
             setattr(
@@ -93,8 +97,23 @@ class GuardedBlocks(gr.Blocks):
             found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
         except (LookupError, TypeError, ValueError, AttributeError) as error:
             _log.warning("the values of event %s do not fit the page: %s", block_fn.api_name, type(error).__name__)
-            raise told("These values do not fit the page. Reload it, or see /gradio_api/info.") from error
+            raise told(MISFIT) from error
         return found
+
+
+def text_of(event: gr.EventData, name: str) -> str:
+    """What the page's script tells of an event under this name.
+
+    Raises:
+        gradio.Error: it does not: a program sent the event.
+    """
+    try:
+        text = getattr(event, name, None)
+    except TypeError:  # Gradio looks for it in whatever was sent
+        text = None
+    if not isinstance(text, str):
+        raise told(MISFIT)
+    return text
 
 
 def _check(values: Any) -> None:

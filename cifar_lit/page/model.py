@@ -9,7 +9,7 @@ from gradio.events import api
 
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Service
-from cifar_lit.page.guarded import QUIET, told
+from cifar_lit.page.guarded import QUIET, text_of, told
 from cifar_lit.page.model_compare import build_comparison
 from cifar_lit.page.model_view import REASON, Change, ModelView, warning
 from cifar_lit.page.rendering import note, render, script
@@ -107,7 +107,7 @@ def _build_versions(view: ModelView, login: Login) -> gr.State:
         return [view.table(version_id), view.details(version_id), *offer(version_id)]
 
     def choose_row(event: gr.EventData) -> Updates:
-        version_id = str(getattr(event, "value", ""))
+        version_id = text_of(event, "value")
         return [version_id, *choose(version_id)]
 
     def greet(request: gr.Request) -> Updates:

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import gradio as gr
+from jinja2 import UndefinedError
 
 from cifar_lit.errors import CifarLitError
 from cifar_lit.inference.service import Service
-from cifar_lit.page.guarded import QUIET, told
+from cifar_lit.page.guarded import MISFIT, QUIET, told
 from cifar_lit.page.model_view import ModelView
 from cifar_lit.page.rendering import image_url, note, render
 from cifar_lit.page.uploads import read_picture
@@ -87,9 +88,16 @@ def build_comparison(service: Service, view: ModelView, seen: gr.State) -> None:
 
 
 def comparison(found: Mapping[str, Any] | None) -> str:
-    """What `compare` found, as HTML."""
+    """What `compare` found, as HTML.
+
+    Raises:
+        gradio.Error: it is something else: the page sends it back, and so may a program.
+    """
     names: list[str] = []
-    if found:
-        one, other = (each["probabilities"] for each in found["answers"])
-        names = sorted(one, key=lambda name: -max(one[name], other.get(name, 0)))
-    return render("comparison", found=found, names=names)
+    try:
+        if found:
+            one, other = (each["probabilities"] for each in found["answers"])
+            names = sorted(one, key=lambda name: -max(one[name], other.get(name, 0)))
+        return render("comparison", found=found, names=names)
+    except (LookupError, TypeError, ValueError, AttributeError, UndefinedError) as error:
+        raise told(MISFIT) from error
