@@ -74,19 +74,19 @@ def plain(port: int, *, in_loop: bool) -> None:
     champion = ByNetwork()
     app = FastAPI()
 
-    def predict(name: str | None, data: bytes) -> dict[str, Any]:
+    def respond(name: str | None, data: bytes) -> dict[str, Any]:
         return {"filename": name, **champion.predict(champion.decode(data).unsqueeze(0))[0]}
 
     if in_loop:
 
         @app.post("/predict")
         async def predict(file: UploadFile) -> dict[str, Any]:
-            return predict(file.filename, await file.read())
+            return respond(file.filename, await file.read())
     else:
 
         @app.post("/predict")
         def predict_in_thread(file: UploadFile) -> dict[str, Any]:
-            return predict(file.filename, file.file.read())
+            return respond(file.filename, file.file.read())
 
     uvicorn.run(app, port=port, log_level="error", access_log=False, loop="uvloop", http="httptools")
 
