@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import html
 import io
 import os
 import re
@@ -218,7 +219,7 @@ def test_the_page_shows_the_answer_and_what_the_network_saw(url: str, predictor:
     expected = predictor.predict_bytes(data)
     assert f"<strong>{expected.prediction}</strong>" in verdict
     for name, probability in expected.probabilities.items():
-        assert re.search(f">{name}</th>.*>{percent(probability)}</td>", verdict)
+        assert re.search(f">{name}</th>.*>{html.escape(percent(probability))}</td>", verdict)
     saw, looked = pictures(details)
     pixels = decode(data).network_pixels
     assert np.array_equal(saw, pixels)
@@ -389,7 +390,12 @@ def test_effective_classes_run_from_one_to_all() -> None:
     none = Prediction("cat", 0.1, dict.fromkeys(CLASS_NAMES, 0.1), "v0001")
     assert shown.effective_classes(certain) == 1
     assert shown.effective_classes(none) == pytest.approx(10)
-    assert percent(1.0) == "99.9 %"
+
+
+def test_no_probability_is_shown_as_nothing_or_as_certainty() -> None:
+    shares = (0.0, 0.0004, 0.0005, 0.5, 0.9994, 0.9996, 1.0)
+    shown_as = ["< 0.1 %", "< 0.1 %", "0.1 %", "50.0 %", "99.9 %", "> 99.9 %", "> 99.9 %"]
+    assert [percent(share) for share in shares] == shown_as
 
 
 def test_the_spotlight_leaves_colour_to_what_is_hot_alone() -> None:

@@ -46,7 +46,9 @@ def script(name: str, **constants: object) -> str:
 
 def percent(share: float) -> str:
     """Of a probability: never 100 %, for nothing is certain, and never 0 %."""
-    return f"{min(max(100 * share, 0.1), 99.9):.1f} %"
+    if not 0.0005 <= share < 0.9995:
+        return "< 0.1 %" if share < 0.5 else "> 99.9 %"
+    return f"{100 * share:.1f} %"
 
 
 def accuracy(value: object) -> str:
