@@ -65,6 +65,16 @@ async def until(told: Callable[[], object]) -> None:
             await asyncio.sleep(0.01)
 
 
+OTHERS: set[int] = set()
+"""Processes that tests of other files began in this worker, such as a browser."""
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    OTHERS.clear()
+    OTHERS.update(children())
+
+
 def children(group: int | None = None) -> set[int]:
     """Processes of this test's (or of the given group) that are alive."""
     found = set()
@@ -77,7 +87,7 @@ def children(group: int | None = None) -> set[int]:
             wanted = int(own_group) == group if group is not None else int(parent) == os.getpid()
             if wanted and state != "Z":
                 found.add(int(entry.name))
-    return found
+    return found - OTHERS
 
 
 def files(folder: Path) -> set[str]:

@@ -65,7 +65,7 @@ def test_both_users_are_content_with_our_server_and_a_tight_limit_fails(
     with served(["--registry", str(registry.root)]) as (url, _):
         passed = locust(url)
         assert passed.returncode == 0, passed.stdout + passed.stderr
-        for name in ("REST", "page: opened", "page: upload", "page: answer"):
+        for name in ("REST", "page: opened", "page: upload", "page: predict"):
             assert f"{name}: " in passed.stdout, passed.stdout
         late = locust(url, "RestUser", limit_ms=0.001)
         assert late.returncode == 1
