@@ -175,6 +175,11 @@ def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, caps
     assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
 
 
+def test_options_of_an_earlier_release_are_understood(capsys):
+    options = resolved(capsys, "finetune", "--any-standing", "--blend.shares=[0.5]")
+    assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
+
+
 def test_the_configs_of_the_shipped_versions_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     for config in sorted(CHECKPOINTS.glob("v*/config.yaml")):
         resolved(capsys, "fit", "--config", str(config))

@@ -29,7 +29,7 @@ from cifar_lit.models.own_network import as_network, make_working_folder_importa
 from cifar_lit.models.schedules import OneCycle
 from cifar_lit.registry.shipped import config_path
 from cifar_lit.training.option_help import classes_help, fit_screen, one_line, with_subcommands
-from cifar_lit.training.renamed import with_new_names
+from cifar_lit.training.renamed import with_new_name, with_new_names
 
 OURS: dict[str, type] = {each.__name__: each for each in (*NETWORKS.values(), Muon, MuonSGD, OneCycle)}
 
@@ -80,14 +80,14 @@ class FitParser(ClassArgumentParser, LightningArgumentParser):
 
 
 def _with_configs(args: Sequence[str], folder: Path) -> list[str]:
-    """`--config quick` as `--config .../quick.yaml`, and a config of an earlier release with the names of today."""
+    """`--config quick` as `--config .../quick.yaml`, and what was renamed under its name of today."""
     found = []
     for before, arg in zip(["", *args], args, strict=False):
         if before == "--config":
             arg = with_new_names(config_path(arg), folder)
         elif arg.startswith("--config="):
             arg = f"--config={with_new_names(config_path(arg.removeprefix('--config=')), folder)}"
-        found.append(arg)
+        found.append(with_new_name(arg))
     return found
 
 

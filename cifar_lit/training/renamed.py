@@ -1,4 +1,4 @@
-"""Configs that earlier releases wrote: their options under the names of today."""
+"""Options of earlier releases, in configs and on the command line, under the names of today."""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,21 @@ def with_new_names(config: str, folder: Path) -> str:
     copy = folder / path.name
     copy.write_text(yaml.safe_dump(renamed))
     return str(copy)
+
+
+def with_new_name(arg: str) -> str:
+    """An argument of the command line: `--blend.shares=[0.5]` as `--interpolation.shares=[0.5]`."""
+    if not arg.startswith("--"):
+        return arg
+    option, *value = arg.split("=", 1)
+    return "=".join(["--" + ".".join(map(_renamed_part, option[2:].split("."))), *value])
+
+
+def _renamed_part(part: str) -> str:
+    name = RENAMED.get(part.replace("-", "_"))
+    if name is None:
+        return part
+    return name.replace("_", "-") if "-" in part else name
 
 
 def _renamed(options: Any) -> Any:
