@@ -175,7 +175,7 @@ def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, caps
     assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
 
 
-def test_options_of_an_earlier_release_are_understood(capsys):
+def test_options_of_an_earlier_release_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
     options = resolved(capsys, "finetune", "--any-standing", "--blend.shares=[0.5]")
     assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
 
