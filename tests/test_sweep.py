@@ -239,8 +239,9 @@ def test_a_sweep_that_was_ended_goes_on_with_real_trainings(tmp_path: Path) -> N
     process.stdout.readline()  # the first is done
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 143
-    assert not (tmp_path / "out/setting0_seed1/result.json").exists()
+    done = len(list((tmp_path / "out").glob("*/result.json")))  # the second may have ended before the signal came
+    assert done in (1, 2)
     ended = subprocess.run([*command, *options], cwd=tmp_path, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
-    assert "2 runs, 1 done before." in ended.stdout
+    assert f"2 runs, {done} done before." in ended.stdout
     assert "| as configured | 0, 1 |" in ended.stdout
