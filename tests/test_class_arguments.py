@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from cifar_lit.cli import main
+from cifar_lit.training.renamed import with_new_name, with_new_names
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 CHECKPOINTS = CONFIGS.parent / "checkpoints"
@@ -158,21 +159,20 @@ def test_a_replaced_logger_leaves_nothing_behind(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("given", [["--config", "old.yaml"], ["--config=old.yaml"]])
-def test_a_config_of_an_earlier_release_has_its_options_under_the_names_of_today(
+def test_a_fine_tuning_config_of_an_earlier_release_is_read(
     given: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    optimizer = {"class_path": "cifar_lit.models.optimizers.MuonSGD", "init_args": {"rounds": 4, "lr": 0.1}}
-    Path("old.yaml").write_text(yaml.safe_dump({"model": {"optimizer": optimizer}}))
-    options = resolved(capsys, "fit", *given)["model"]["optimizer"]["init_args"]
-    assert (options["ns_steps"], options["lr"]) == (4, 0.1)
-
-
-def test_a_fine_tuning_config_of_an_earlier_release_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    config = tmp_path / "old.yaml"
-    config.write_text(yaml.safe_dump({"blend": {"shares": [0.5]}, "any_standing": True}))
-    options = resolved(capsys, "finetune", "--config", str(config))
+    Path("old.yaml").write_text(yaml.safe_dump({"blend": {"shares": [0.5]}, "any_standing": True}))
+    options = resolved(capsys, "finetune", *given)
     assert (options["interpolation"]["shares"], options["any_status"]) == ([0.5], True)
+
+
+def test_the_arguments_of_somebodys_class_keep_their_names(tmp_path: Path) -> None:
+    config = tmp_path / "own.yaml"
+    config.write_text(yaml.safe_dump({"model": {"network": {"class_path": "own.Net", "init_args": {"blend": 1}}}}))
+    assert with_new_names(str(config), tmp_path / "copies") == str(config)
+    assert with_new_name("--model.network.init_args.blend=1") == "--model.network.init_args.blend=1"
 
 
 def test_options_of_an_earlier_release_are_understood(capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,4 +182,6 @@ def test_options_of_an_earlier_release_are_understood(capsys: pytest.CaptureFixt
 
 def test_the_configs_of_the_shipped_versions_are_read(capsys: pytest.CaptureFixture[str]) -> None:
     for config in sorted(CHECKPOINTS.glob("v*/config.yaml")):
-        resolved(capsys, "fit", "--config", str(config))
+        given = yaml.safe_load(config.read_text())["model"]["optimizer"]
+        found = resolved(capsys, "fit", "--config", str(config))["model"]["optimizer"]
+        assert is_own(found, given["init_args"])

@@ -37,9 +37,14 @@ def test_a_package_within_it_is_found() -> None:
     ) == ("xml.sax True")
 
 
-def test_what_is_not_there_is_missing_when_it_is_used() -> None:
-    code = "import no_such_module\ntry: no_such_module.a\nexcept ModuleNotFoundError as error: print(error.name)"
+def test_what_is_not_installed_can_not_be_imported_either() -> None:
+    code = "\ntry: import no_such_module\nexcept ModuleNotFoundError as error: print(error.name)"
     assert python(code, "no_such_module") == "no_such_module"
+
+
+def test_others_find_it_without_loading_it() -> None:
+    code = "import importlib.util; print(importlib.util.find_spec('wave').name, 'struct' in vars(sys.modules['wave']))"
+    assert python(code, "wave") == "wave False"
 
 
 def test_what_is_loaded_already_stays() -> None:

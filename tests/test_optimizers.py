@@ -216,3 +216,8 @@ def test_the_state_of_an_earlier_release_is_read() -> None:
     optimizer = MuonSGD([weight])
     optimizer.load_state_dict(state)
     assert [group["ns_steps"] for group in optimizer.param_groups] == [4]
+
+
+def test_an_earlier_release_called_the_newton_schulz_steps_rounds() -> None:
+    optimizer = MuonSGD([torch.nn.Parameter(torch.randn(4, 3, 3, 3))], rounds=4)
+    assert [group["ns_steps"] for group in optimizer.param_groups] == [4]

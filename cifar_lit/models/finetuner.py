@@ -84,7 +84,7 @@ class FineTuner(Classifier):
 
 
 class AverageWeights(WeightAveraging):
-    """Ends with the mean of the weights over the training rather than the last ones: flatter, and so less is forgotten.
+    """Ends with the mean of the weights over the end of the training rather than the last ones.
 
     Izmailov et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (2018).
 

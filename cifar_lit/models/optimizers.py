@@ -11,7 +11,7 @@ from torch.optim.adamw import adamw
 from cifar_lit.errors import SettingError
 
 # Quintic iteration whose fixed points lie near 1: five steps bring singular values between 0.01 and 1 to 0.7..1.2.
-_ROUNDS = 5
+_NS_STEPS = 5
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 
 
@@ -70,7 +70,7 @@ class Muon(Optimizer):
         gradients = _gradients(weights)
         momenta = [self._state(weight, "momentum") for weight in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
-        updates = orthogonalize(torch._foreach_lerp(gradients, momenta, group["momentum"]), _ROUNDS)
+        updates = orthogonalize(torch._foreach_lerp(gradients, momenta, group["momentum"]), _NS_STEPS)
         # Scaled to the size that AdamW's updates have.
         torch._foreach_mul_(updates, [0.2 * max(len(each), each[0].numel()) ** 0.5 for each in updates])
         torch._foreach_mul_(updates, group["lr"])
@@ -126,6 +126,7 @@ class MuonSGD(Optimizer):
         bias_lr: learning rate of weights of fewer dimensions.
         sgd_momentum: of weights of two or fewer dimensions.
         weight_decay: share that these lose in a step at their full rate, before momentum.
+        rounds: `ns_steps`, as earlier releases called it; configs and checkpoints of theirs name it.
     """
 
     def __init__(
@@ -138,7 +139,9 @@ class MuonSGD(Optimizer):
         bias_lr: float = 106.0,
         sgd_momentum: float = 0.85,
         weight_decay: float = 0.004,
+        rounds: int | None = None,
     ) -> None:
+        ns_steps = ns_steps if rounds is None else rounds
         if not (min(lr, head_lr, bias_lr) > 0 and 0 <= min(momentum, sgd_momentum) <= max(momentum, sgd_momentum) < 1):
             raise SettingError(
                 f"lr is {lr}, head_lr {head_lr}, bias_lr {bias_lr}, momentum {momentum}, sgd_momentum {sgd_momentum}; "

@@ -70,7 +70,8 @@ def _own_folder(base: Path) -> tuple[Path, int]:
         folder = base / secrets.token_hex(8)
         folder.mkdir(mode=0o700)
         lock = os.open(folder, os.O_RDONLY)
-        assert try_lock(lock)
+        if not try_lock(lock):
+            raise SettingError(f"{folder} was locked by another process as it was made. Start the server again.")
         return folder, lock
 
 

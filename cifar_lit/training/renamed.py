@@ -1,12 +1,12 @@
-"""Options of earlier releases, in configs and on the command line, under the names of today."""
+"""Options that a command had in earlier releases, in configs and on the command line, under the names of today."""
 
+import re
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-RENAMED = {"rounds": "ns_steps", "blend": "interpolation", "any_standing": "any_status"}
-"""By what they were called. No option of today has one of these names."""
+RENAMED = {"blend": "interpolation", "any_standing": "any_status"}
+"""By what they were called: options of a command, not arguments of a class, which may be anybody's."""
 
 
 def with_new_names(config: str, folder: Path) -> str:
@@ -22,9 +22,9 @@ def with_new_names(config: str, folder: Path) -> str:
         options = yaml.safe_load(text) if any(name in text for name in RENAMED) else None
     except (OSError, ValueError, yaml.YAMLError):
         return config
-    renamed = _renamed(options)
-    if renamed == options:
+    if not isinstance(options, dict) or not options.keys() & RENAMED.keys():
         return config
+    renamed = {RENAMED.get(name, name): value for name, value in options.items()}
     copy = folder / path.name
     copy.write_text(yaml.safe_dump(renamed))
     return str(copy)
@@ -32,20 +32,6 @@ def with_new_names(config: str, folder: Path) -> str:
 
 def with_new_name(arg: str) -> str:
     """An argument of the command line: `--blend.shares=[0.5]` as `--interpolation.shares=[0.5]`."""
-    if not arg.startswith("--"):
-        return arg
-    option, *value = arg.split("=", 1)
-    return "=".join(["--" + ".".join(map(_renamed_part, option[2:].split("."))), *value])
-
-
-def _renamed_part(part: str) -> str:
-    name = RENAMED.get(part.replace("-", "_"))
-    if name is None:
-        return part
-    return name.replace("_", "-") if "-" in part else name
-
-
-def _renamed(options: Any) -> Any:
-    if isinstance(options, dict):
-        return {RENAMED.get(name, name): _renamed(value) for name, value in options.items()}
-    return [_renamed(each) for each in options] if isinstance(options, list) else options
+    found = re.match(r"--([\w-]+)", arg)
+    now = RENAMED.get(found[1].replace("-", "_")) if found else None
+    return arg if found is None or now is None else f"--{now.replace('_', '-')}{arg[found.end() :]}"
