@@ -431,3 +431,9 @@ def test_the_images_are_those_of_the_files(capsys: pytest.CaptureFixture[str]) -
     write({"cat/a.png": png(7)})
     assert made(capsys, "top")[0] == 0
     assert (increment.read(Path("out.npz")).images.numpy() == np.array([7, 100, 0])).all()
+
+
+def test_of_each_kind_of_file_that_is_left_out_three_are_named() -> None:
+    write({"cat/a.png": PNG, **{f"cat/{name}.txt": b"x" for name in "bcdef"}})
+    notes = " ".join(read_labelled_files(Path("top"), 10).notes)
+    assert "5 .txt (cat/b.txt, cat/c.txt, cat/d.txt, ...)" in notes

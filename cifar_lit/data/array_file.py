@@ -25,6 +25,10 @@ from cifar_lit.errors import InputError, NpzError
 MAX_HEADER = 10_000
 """Bytes: NumPy's own limit; a plain array's header has 128."""
 ADVICE = "Write it with np.savez(path, key=array, ...)."
+SUFFIX = ".npy"
+
+_MAX_WHOLE_BYTES = 200 * 2**20
+_NUMBERS, _TEXT = "biufc", "US"
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,6 @@ def _check(header: ArrayHeader, name: str, size: int, max_bytes: int) -> None:
             f"{header.dtype} make {header.num_bytes:,}. {ADVICE}",
             "malformed",
         )
-
-
-SUFFIX = ".npy"
-
-_MAX_WHOLE_BYTES = 200 * 2**20
-_NUMBERS, _TEXT = "biufc", "US"
 
 
 class ArrayFile(ABC):

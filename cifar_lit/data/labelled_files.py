@@ -6,9 +6,10 @@ from pathlib import Path, PurePosixPath
 import torch
 from torch import Tensor
 
-from cifar_lit.data.image_labels import Labelled, count_images, label_files, read_table
+from cifar_lit.data.image_labels import Labelled, count_images, label_files
 from cifar_lit.data.image_set import ImageSet
 from cifar_lit.data.image_sources import Source, open_source
+from cifar_lit.data.image_table import read_table
 from cifar_lit.data.images import decode
 from cifar_lit.errors import DataError, ImageError, InputError
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from cifar_lit.errors import CifarLitError, Fault, WeightsError
-from cifar_lit.interop.description import brief
+from cifar_lit.interop.assembly import brief
 
 _MAX_LINKS = 10_000
 _MAX_DEPTH = 12

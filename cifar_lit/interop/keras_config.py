@@ -5,7 +5,7 @@ from typing import Any
 
 from cifar_lit.cifar10 import IMAGE_SHAPE, NUM_CLASSES
 from cifar_lit.errors import WeightsError
-from cifar_lit.interop.description import brief
+from cifar_lit.interop.assembly import brief
 from cifar_lit.interop.keras_layers import ARCHITECTURE, AUGMENTATION, Layer, read_layers
 
 _ABSENT_IN_OLD_FILES = {"groups": 1, "dilation_rate": [1, 1]}

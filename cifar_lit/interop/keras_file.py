@@ -17,7 +17,7 @@ import numpy as np
 from cifar_lit.cifar10 import NUM_CLASSES
 from cifar_lit.data import zips
 from cifar_lit.errors import InputError, WeightsError
-from cifar_lit.interop.description import MAX_FILE_BYTES, assemble, brief, num_bytes, outline
+from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, brief, num_bytes, outline
 from cifar_lit.interop.h5_file import H5File, open_h5
 from cifar_lit.interop.keras_config import KerasArray, KerasModel, read_config
 from cifar_lit.interop.keras_weights import guess_model

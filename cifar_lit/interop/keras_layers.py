@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_lit.errors import WeightsError
-from cifar_lit.interop.description import brief
+from cifar_lit.interop.assembly import brief
 
 ARCHITECTURE = (
     "Read here: InputLayer, Rescaling, random augmentation, then blocks of Conv2D, relu, BatchNormalization and "

@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 
-from cifar_lit.interop.description import brief
+from cifar_lit.interop.assembly import brief
 from cifar_lit.interop.h5_file import H5File
 from cifar_lit.interop.keras_config import KerasArray, KerasModel, read_config
 from cifar_lit.interop.keras_export import config_of

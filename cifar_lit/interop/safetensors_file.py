@@ -9,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from cifar_lit.errors import WeightsError
 from cifar_lit.files import read_file
 from cifar_lit.interop import description
-from cifar_lit.interop.description import MAX_FILE_BYTES
+from cifar_lit.interop.assembly import MAX_FILE_BYTES
 from cifar_lit.interop.state_dict import build
 from cifar_lit.models.networks import Network
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES, MEAN, STD
 from cifar_lit.errors import WeightsError
-from cifar_lit.interop.description import Description, assemble, brief, check_arrays
+from cifar_lit.interop.assembly import assemble, brief, check_arrays
+from cifar_lit.interop.description import Description
 from cifar_lit.models.networks import NETWORKS, Network
 
 _PREFIXES = ("_orig_mod.", "module.", "network.", "model.", "net.")

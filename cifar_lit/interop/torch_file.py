@@ -13,7 +13,8 @@ from torch import Tensor
 
 from cifar_lit.cifar10 import CLASS_NAMES
 from cifar_lit.errors import WeightsError
-from cifar_lit.interop.description import Description, are_class_names, brief
+from cifar_lit.interop.assembly import brief
+from cifar_lit.interop.description import Description, are_class_names
 from cifar_lit.interop.state_dict import build
 from cifar_lit.models.networks import Network
 

@@ -13,7 +13,8 @@ from cifar_lit.data.array_file import ArrayFile
 from cifar_lit.data.npz import NpzFile
 from cifar_lit.errors import WeightsError
 from cifar_lit.interop import description
-from cifar_lit.interop.description import MAX_FILE_BYTES, Description, assemble, check_arrays
+from cifar_lit.interop.assembly import MAX_FILE_BYTES, assemble, check_arrays
+from cifar_lit.interop.description import Description
 from cifar_lit.models.networks import Network
 
 HEADER = "header"
